@@ -1,0 +1,49 @@
+# Everything runs in .venv; the first target that needs it makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench gpu-check wheel setup clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## Make .venv with the pinned dependencies
+
+$(READY): pyproject.toml constraints.txt setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "igascale needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed,tensorboard,dev]'
+	touch $@
+
+demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 8 minutes)
+	$(BIN)/igascale demo --out runs/demo
+
+test: $(READY)  ## All tests but those that need a GPU
+	$(BIN)/python -m pytest -m "not gpu" tests
+	$(BIN)/python -m pytest --doctest-modules igascale
+
+check: $(READY)  ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)  ## Format and mend what can be mended automatically
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Ratios measured in one run; JSON in benchmarks/results
+	$(BIN)/python -m benchmarks.projection
+	$(BIN)/python -m benchmarks.step
+
+gpu-check: $(READY)  ## GPU tests and a 7B-shape step, where there is a CUDA GPU
+	$(BIN)/python -m benchmarks.gpu_check
+
+wheel: $(READY)  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove what the other targets made, except runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

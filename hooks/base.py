@@ -1,0 +1,194 @@
+"""The interface of a gradient hook: per-domain LoRA factor gradients in, one update direction per adapter out.
+
+Shape legend (suffixes on local names in every hook file):
+    D domains, R LoRA rank, I in-features, O out-features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdapterFactors:
+    """The current factors of one LoRA adapter, ``W = W0 + scaling * B @ A`` (PEFT's notation).
+
+    Attributes:
+        A: ``[R, I]``, detached ``lora_A.weight``, float32.
+        B: ``[O, R]``, detached ``lora_B.weight``, float32.
+        scaling: ``alpha / r`` (LoRA) or ``alpha / sqrt(r)`` (rsLoRA).
+    """
+
+    A: Tensor
+    B: Tensor
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class DomainFactorGrads:
+    """Per-domain gradients of one adapter's factors, averaged over all ranks and micro-steps.
+
+    Attributes:
+        a: ``[D, R, I]``, gradient of each domain's mean loss with respect to A, float32.
+        b: ``[D, O, R]``, the same for B.
+    """
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class FactorGrads:
+    """What a hook returns for one adapter.
+
+    Attributes:
+        a: ``[R, I]``, the gradient that the optimizer's first moment sees for A.
+        b: ``[O, R]``, the same for B.
+        reference_a: ``[R, I]`` or ``None``. A second gradient for the optimizer's second moment:
+            ``v = b2 v + (1 - b2) max(|a|, |reference_a|)**2``. Return it for every adapter if and only if the
+            hook's :attr:`GradientHook.uses_reference` is true.
+        reference_b: ``[O, R]`` or ``None``, the same for B.
+        stats: one 0-d tensor for each name in :attr:`GradientHook.statistics`.
+    """
+
+    a: Tensor
+    b: Tensor
+    reference_a: Tensor | None = None
+    reference_b: Tensor | None = None
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class HookContext:
+    """What a hook may know about the step.
+
+    Attributes:
+        step: optimizer steps taken before this one.
+        domains: the names of the D domains, in the order of the leading dimension of the gradients.
+        losses: ``[D]``, each domain's mean loss over the whole batch, averaged over all ranks.
+        sum_over_shards: adds a tensor over the ranks that each hold a share of the adapters (a Gramian, say). The
+            identity where one process holds them all.
+        seed: the run's seed; see :meth:`generator`.
+        aux: for a hook with :attr:`GradientHook.auxiliary`: the second set of per-domain gradients by adapter.
+        aux_values: ``[D]``, that statistic's mean per domain over the whole batch.
+    """
+
+    step: int = 0
+    domains: tuple[str, ...] = ()
+    losses: Tensor | None = None
+    sum_over_shards: Callable[[Tensor], Tensor] = _identity
+    seed: int = 0
+    aux: Mapping[str, DomainFactorGrads] = field(default_factory=dict)
+    aux_values: Tensor | None = None
+
+    def generator(self, key: str = "", device: torch.device | str = "cpu") -> torch.Generator:
+        """A random generator that is the same on every rank, differs per step and per ``key``.
+
+        It is derived from ``(seed, step, key)`` and holds no state, so that a resumed run draws the same numbers.
+        A draw that belongs to one adapter must use a key that does not depend on which rank owns the adapter.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{self.step}/{key}".encode()).digest()
+        return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class GradientHook(ABC):
+    """Combines per-domain factor gradients into one update direction per adapter.
+
+    The contract:
+
+    * ``grads`` are already averaged over all ranks and micro-steps. With more ranks than one a hook sees only the
+      adapters that its rank owns; what needs all of them asks ``ctx.sum_over_shards``, and asks it on every rank.
+    * A hook never modifies its inputs, never touches ``.grad``, never communicates, owns no autograd handle.
+    * Its options are the keyword arguments of its constructor, annotated and with defaults; they become the keys of
+      the ``hook:`` section of a run's configuration.
+    * State that must survive a resume goes through :meth:`state_dict`.
+
+    Attributes:
+        statistics: names of the per-adapter figures that :attr:`FactorGrads.stats` carries, the same on every rank.
+        uses_reference: whether a reference gradient is returned (it doubles the bytes of the result's all-gather).
+        auxiliary: ``None``, or a function ``(logits [T, V], labels [T]) -> [T]`` of a per-token statistic. The trainer
+            backpropagates its per-domain mean too and delivers the gradients in ``ctx.aux``.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ()
+    uses_reference: bool = False
+    auxiliary: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @abstractmethod
+    def combine(
+        self,
+        grads: Mapping[str, DomainFactorGrads],
+        adapters: Mapping[str, AdapterFactors],
+        ctx: HookContext,
+    ) -> dict[str, FactorGrads]:
+        """Combine over domains.
+
+        Args:
+            grads: per adapter (keyed by its fully qualified name) the D-fold gradients, float32.
+            adapters: the same keys; the current factors.
+            ctx: see :class:`HookContext`.
+
+        Returns:
+            The same keys; gradients with the shapes of the factors, float32.
+        """
+
+    def warnings(self) -> list[str]:
+        """What a user should be told once, before training, about this choice of options."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to be saved with a checkpoint: tensors, numbers and strings. The default hook has none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
+
+
+class WeightedHook(GradientHook):
+    r"""A hook whose result is ``sum_n w_n g_n`` with weights that depend on the Gramian and the losses only.
+
+    .. math:: w = \mathrm{weights}(J J^\top, L), \qquad g = J^\top w
+
+    with J the ``[D, N]`` matrix of all adapters' domain gradients.
+    """
+
+    @abstractmethod
+    def weights(self, gram: Tensor, ctx: HookContext) -> Tensor:
+        """Weights of the domains.
+
+        Args:
+            gram: ``[D, D]``, float64, inner products of the domain gradients over all adapters of all ranks.
+            ctx: see :class:`HookContext`; ``ctx.losses`` are the domain losses.
+
+        Returns:
+            ``[D]``.
+        """
+
+    def combine(
+        self,
+        grads: Mapping[str, DomainFactorGrads],
+        adapters: Mapping[str, AdapterFactors],
+        ctx: HookContext,
+    ) -> dict[str, FactorGrads]:
+        """Weighted sum over domains; see the class."""
+        gram_DD = torch.zeros(len(ctx.domains), len(ctx.domains), dtype=torch.float64)
+        for grad in grads.values():
+            for g in (grad.a.flatten(1).double(), grad.b.flatten(1).double()):
+                gram_DD = gram_DD.to(g.device) + g @ g.T
+        w_D = self.weights(ctx.sum_over_shards(gram_DD), ctx).float()
+        return {
+            fqn: FactorGrads(torch.tensordot(w_D, g.a, 1), torch.tensordot(w_D, g.b, 1)) for fqn, g in grads.items()
+        }
