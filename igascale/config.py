@@ -1,0 +1,252 @@
+"""The configuration of a run: a YAML file plus ``key=value`` overrides, strict in every key and type.
+
+Every key is documented where it is declared; ``igascale validate CONFIG`` prints the resolved values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from igascale.errors import UserError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: Any) -> Any:
+        """YAML 1.1 reads ``2e-4`` as a string; every user means the number."""
+        annotation = cls.model_fields[info.field_name].annotation
+        if isinstance(value, str) and "float" in str(annotation):
+            try:
+                return float(value)
+            except ValueError:
+                return value
+        if isinstance(value, list) and "tuple" in str(annotation):
+            return tuple(value)
+        return value
+
+
+class ModelConfig(_Section):
+    """The frozen base model."""
+
+    path: str = Field(description="folder of a causal language model, or its Hub id")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of weights and activations")
+    attn_implementation: str | None = Field(
+        None, description="sdpa, eager, flash_attention_2, ...; null: the model's own"
+    )
+    activation_checkpointing: Literal["none", "non-reentrant", "reentrant"] = "none"
+
+
+class LoraSection(_Section):
+    """The trained adapters."""
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    use_rslora: bool = False
+    init_from: str | None = Field(None, description="PEFT folder to start from (a warm start)")
+
+
+class DataConfig(_Section):
+    """Isomer groups, JSONL (docs/data.md)."""
+
+    train: str
+    validation: str | None = Field(None, description="held-out groups of the training domains (ID)")
+    ood: str | None = Field(None, description="groups of unseen domains; reported, never used to select anything")
+    domains: tuple[str, ...] | None = Field(
+        None, description="the training domains and their order; null: as in the file"
+    )
+    max_length: int = Field(1024, ge=8, description="tokens of prompt and completion; longer ones are cut, and counted")
+
+
+class TrainConfig(_Section):
+    """Steps and batches. One optimizer step sees ``groups_per_batch * gradient_accumulation_steps`` groups."""
+
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="ends the run earlier (or later) than epochs")
+    groups_per_batch: int = Field(32, ge=1, description="isomer groups per micro-step, over all ranks")
+    gradient_accumulation_steps: int = Field(4, ge=1)
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="instances per forward pass and rank; null: what the two keys above imply"
+    )
+    loss_reduction: Literal["token", "instance"] = Field(
+        "token", description="a domain's loss: mean over its tokens, or mean of per-instance means"
+    )
+    max_skipped_steps: int = Field(5, ge=1, description="stop after this many steps in a row with a NaN or infinity")
+
+
+class OptimizerConfig(_Section):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    lr: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    max_grad_norm: float | None = Field(1.0, gt=0, description="of the combined gradient over all adapters; null: off")
+
+
+class EngineConfig(_Section):
+    """Who takes the step."""
+
+    name: Literal["deepspeed", "single"] = "deepspeed"
+    ds_config: str = Field("zero2", description="zero1, zero2, or the path of a DeepSpeed JSON file")
+    threads: int | None = Field(None, ge=1, description="CPU threads per process; null: PyTorch's choice")
+
+
+class EvalConfig(_Section):
+    """Validation losses while training."""
+
+    every: int | None = Field(100, ge=1, description="optimizer steps between validations; null: only at the end")
+    max_groups: int = Field(128, ge=1, description="groups of each file that are used")
+
+
+class CheckpointConfig(_Section):
+    """Resumable checkpoints, adapter and optimizer only."""
+
+    every: int | None = Field(200, ge=1, description="optimizer steps between checkpoints; null: only at the end")
+    keep: int = Field(2, ge=1, description="how many to keep")
+
+
+class LoggingConfig(_Section):
+    """Metrics go to ``metrics.jsonl`` in the run folder."""
+
+    every: int = Field(1, ge=1)
+    tensorboard: bool = False
+
+
+class HookConfig(BaseModel):
+    """The gradient rule: its name, and its options as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("iga", description="a file of igascale/hooks, or package.module:Class")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(_Section):
+    """Everything that decides what a run computes."""
+
+    output_dir: str
+    seed: int = 0
+    model: ModelConfig
+    lora: LoraSection = LoraSection()
+    data: DataConfig
+    hook: HookConfig = HookConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _domains(self) -> RunConfig:
+        domains = self.data.domains
+        if domains is not None and len(set(domains)) != len(domains):
+            raise ValueError("data.domains: a domain is named twice")
+        return self
+
+    @property
+    def groups_per_step(self) -> int:
+        """Isomer groups in one optimizer step, over all ranks."""
+        return self.train.groups_per_batch * self.train.gradient_accumulation_steps
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; :func:`load_config` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, but a key that stands twice is an error and not a silent last word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key}' stands here twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, apply ``key.sub=value`` overrides, check every key.
+
+    Args:
+        path: the file.
+        overrides: each ``key=value``; the value is read as YAML (``optimizer.lr=1e-4``, ``train.max_steps=null``).
+
+    Raises:
+        UserError: no such file, not YAML, an unknown or missing key, a wrong type; all problems in one message.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(), _Loader)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"no such configuration file: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", error)
+        twice = isinstance(error, yaml.constructor.ConstructorError) and "twice" in str(problem)
+        raise UserError(f"{where}: {problem if twice else f'not valid YAML: {problem}'}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold keys and values, such as 'output_dir: runs/first'")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        raise UserError("\n".join(f"{path}: {p}" for p in dict.fromkeys(problems))) from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override '{override}': write key=value, for instance optimizer.lr=1e-4")
+    *sections, last = key.split(".")
+    node = raw
+    for name in sections:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UserError(f"override '{override}': '{name}' is not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"override '{override}': the value is not valid YAML") from None
+
+
+def _explain(error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        return f"unknown key '{key}'{did_you_mean(location[-1], known) or '; known here: ' + ', '.join(known)}"
+    if error["type"] == "missing":
+        return f"missing key '{key}'"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"'{key}': {message} (got {error['input']!r})" if key else message
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    section: Any = RunConfig
+    for name in location:
+        section = section.model_fields[name].annotation
+    return list(section.model_fields)
