@@ -1,0 +1,229 @@
+"""Checkpoints: small, published atomically, verified before anything is loaded.
+
+``RUN/checkpoints/step-00000100/``
+
+=====================  ==========================================================================================
+``adapter/``           a normal PEFT folder; ``PeftModel.from_pretrained`` loads it
+``optimizer.safetensors``  float32 masters and both moments, by adapter: independent of engine and number of ranks
+``rng.safetensors``    each rank's random states
+``hook.safetensors``   tensors of the hook's state, if it has any
+``state.json``         step, counters, the rest of the hook's state, the configuration
+``manifest.json``      size and SHA-256 of every file above; written last
+=====================  ==========================================================================================
+
+Publication: everything is written to a hidden folder, flushed to disk, renamed; then ``latest`` is replaced. A process that
+dies at any point leaves the previous checkpoint untouched. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from igascale.engine.base import MasterState
+from igascale.errors import UserError
+
+LATEST = "latest"
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Checkpoint:
+    """Everything that a run needs to continue as if it had not stopped.
+
+    Attributes:
+        step: batches consumed, which is the position in the data.
+        master: the optimizer's state.
+        rng: each rank's random states, ``{"rank0.torch": uint8 tensor, ...}``.
+        hook: the hook's ``state_dict()``.
+        config: the run's resolved configuration.
+        counters: numbers that the trainer carries along.
+        world_size: number of ranks that wrote it.
+    """
+
+    step: int
+    master: MasterState
+    rng: dict[str, Tensor]
+    hook: dict[str, Any]
+    config: dict[str, Any]
+    counters: dict[str, Any] = field(default_factory=dict)
+    world_size: int = 1
+
+
+def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None], keep: int) -> Path:
+    """Write and publish a checkpoint; call it on one rank.
+
+    Args:
+        root: the run's ``checkpoints`` folder.
+        checkpoint: what to write.
+        save_adapter: writes the PEFT folder to the path it is given.
+        keep: how many published checkpoints to leave; older ones are removed after publication.
+
+    Returns:
+        The published folder.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"step-{checkpoint.step:08d}"
+    temporary, final = root / f".{name}.tmp", root / name
+    for leftover in root.glob(".step-*.tmp"):
+        shutil.rmtree(leftover)
+    temporary.mkdir()
+    save_adapter(temporary / "adapter")
+    save_file(checkpoint.master.tensors, temporary / "optimizer.safetensors")
+    save_file(checkpoint.rng, temporary / "rng.safetensors")
+    hook_tensors = {k: v.contiguous() for k, v in checkpoint.hook.items() if isinstance(v, Tensor)}
+    if hook_tensors:
+        save_file(hook_tensors, temporary / "hook.safetensors")
+    state = {
+        "step": checkpoint.step,
+        "optimizer_steps": checkpoint.master.steps,
+        "world_size": checkpoint.world_size,
+        "hook": {k: v for k, v in checkpoint.hook.items() if not isinstance(v, Tensor)},
+        "counters": checkpoint.counters,
+        "config": checkpoint.config,
+    }
+    (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+    files = {str(p.relative_to(temporary)): _digest(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+    (temporary / MANIFEST).write_text(json.dumps({"format": 1, "files": files}, indent=1) + "\n")
+    for path in [*temporary.rglob("*"), temporary]:
+        _flush(path)
+    if final.exists():  # a run resumed from an older checkpoint comes past this step again
+        final.rename(root / f".{name}.old.tmp")
+    temporary.rename(final)
+    _flush(root)
+    pointer = root / f".{LATEST}.tmp"
+    pointer.write_text(name + "\n")
+    _flush(pointer)
+    pointer.replace(root / LATEST)
+    _flush(root)
+    for old in [*sorted(root.glob("step-*"))[:-keep], *root.glob(".step-*.tmp")]:
+        shutil.rmtree(old)
+    return final
+
+
+def find(run: Path, which: str) -> Path | None:
+    """The checkpoint to resume from.
+
+    Args:
+        run: the run folder.
+        which: ``auto`` for the latest of this run (``None`` if it has none), or the path of a checkpoint or of a run.
+
+    Raises:
+        UserError: the path holds no checkpoint, or ``latest`` names one that is not there.
+    """
+    root = (run if which == "auto" else Path(which)) / "checkpoints"
+    if which != "auto" and (Path(which) / MANIFEST).is_file():
+        return Path(which)
+    pointer = root / LATEST
+    if not pointer.is_file():
+        if which == "auto" and not any(root.glob("step-*")):
+            return None
+        raise UserError(f"no checkpoint in {which if which != 'auto' else root}: {pointer} is missing")
+    folder = root / pointer.read_text().strip()
+    if not folder.is_dir() or folder == root:
+        raise UserError(f"{pointer} names '{pointer.read_text().strip()}', which is not there; {_others(root)}")
+    return folder
+
+
+def load(folder: Path) -> Checkpoint:
+    """Verify every file of a checkpoint against its manifest, then read it.
+
+    Raises:
+        UserError: a file is missing, truncated or edited; names it and the other checkpoints there are.
+    """
+    verify(folder)
+    state = json.loads((folder / "state.json").read_text())
+    hook: dict[str, Any] = dict(state["hook"])
+    if (folder / "hook.safetensors").is_file():
+        hook |= load_file(folder / "hook.safetensors")
+    return Checkpoint(
+        step=state["step"],
+        master=MasterState(state["optimizer_steps"], load_file(folder / "optimizer.safetensors")),
+        rng=load_file(folder / "rng.safetensors"),
+        hook=hook,
+        config=state["config"],
+        counters=state["counters"],
+        world_size=state["world_size"],
+    )
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        UserError: see :func:`load`.
+    """
+    others = _others(folder.parent, folder)
+    try:
+        files: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not a checkpoint, {MANIFEST} is missing; {others}") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        raise UserError(f"{folder / MANIFEST}: damaged; {others}") from None
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the checkpoint; {others}")
+        if path.stat().st_size != expected["bytes"]:
+            raise UserError(
+                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']} (truncated?); {others}"
+            )
+        if _digest(path) != expected:
+            raise UserError(f"{path}: content differs from what was saved (edited or damaged); {others}")
+    for name in ("state.json", "optimizer.safetensors", "rng.safetensors"):
+        if name not in files:
+            raise UserError(f"{folder / MANIFEST}: does not list {name} (edited?); {others}")
+
+
+#: Sections and keys that may differ between a checkpoint and the run that resumes it: they do not touch the mathematics.
+_FREE = ("output_dir", "engine", "eval", "checkpoint", "logging")
+
+
+def check_same_mathematics(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to resume under a configuration that would compute something else.
+
+    Raises:
+        UserError: names every key that differs, with both values.
+    """
+    before, now = _flatten(saved), _flatten(current)
+    changed = [
+        f"{key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UserError("cannot resume with another configuration: " + "; ".join(changed))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _others(root: Path, folder: Path | None = None) -> str:
+    names = [str(p) for p in sorted(root.glob("step-*"), reverse=True) if p != folder and (p / MANIFEST).is_file()]
+    return f"other checkpoints: {', '.join(names)} (--resume PATH)" if names else "there is no other checkpoint"

@@ -1,0 +1,82 @@
+"""``igascale launch``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+from igascale.errors import UserError
+
+
+@click.command("launch")
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1)
+@click.option("-n", "--num-processes", type=click.IntRange(min=1), help="Ranks on this node [default: one per GPU].")
+@click.option("--master-port", type=click.IntRange(1, 65535), help="Where the ranks meet [default: a free port].")
+@click.option("--resume", metavar="auto|PATH", help="As in `igascale train`.")
+@click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="As in `igascale train`.")
+@click.option("--dry-run", is_flag=True, help="Print the command and start nothing.")
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    num_processes: int | None,
+    master_port: int | None,
+    resume: str | None,
+    stop_after: int | None,
+    dry_run: bool,
+) -> None:
+    """Run `igascale train` on several processes under the deepspeed launcher.
+
+    What can be checked without starting ranks (configuration, hook, DeepSpeed file, data files, run folder) is checked
+    here first, so that a mistake costs seconds.
+
+    \b
+    Example:
+      igascale launch configs/demo.yaml --num-processes 2 hook.name=mean output_dir=runs/mean
+    """
+    from igascale.config import load_config
+    from igascale.launchers import base, deepspeed
+
+    run_config = load_config(config, overrides)
+    if run_config.engine.name != "deepspeed":
+        raise UserError(f"{config}: engine.name is '{run_config.engine.name}': run `igascale train {config}` instead")
+    if num_processes is None:
+        import torch
+
+        num_processes = torch.cuda.device_count()
+        if num_processes == 0:
+            raise UserError("no GPU here: say how many CPU processes to start, --num-processes N")
+    arguments = ["train", config, *overrides]
+    arguments += ["--resume", resume] if resume else []
+    arguments += ["--stop-after", str(stop_after)] if stop_after else []
+    spec = base.LaunchSpec(num_processes, "igascale", tuple(arguments), master_port or base.free_port())
+    argv = deepspeed.build_command(spec)
+    if dry_run:
+        click.echo(shlex.join(argv))
+        return
+    preflight(run_config, num_processes, resume)
+    sys.exit(base.run(argv, deepspeed.environment(spec)))
+
+
+def preflight(run_config: object, num_processes: int, resume: str | None) -> None:
+    """Check what every rank would otherwise find out together, after its start."""
+    from igascale import assemble, runfolder
+    from igascale.config import RunConfig
+    from igascale.engine.ds_config import load_ds_config
+    from igascale.isomers.schema import read_groups
+
+    assert isinstance(run_config, RunConfig)
+    assemble.build_hook(run_config)
+    load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
+    for path in (run_config.data.train, run_config.data.validation, run_config.data.ood):
+        if path is not None:
+            read_groups(path)
+    if num_processes > run_config.groups_per_step:
+        raise UserError(
+            f"--num-processes {num_processes}: more ranks than the {run_config.groups_per_step} groups of a step; a group is "
+            "never split between ranks. Raise train.groups_per_batch or use fewer processes"
+        )
+    if resume is None:
+        runfolder.check_absent(assemble.find_run_folder(run_config))

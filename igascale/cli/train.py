@@ -1,0 +1,45 @@
+"""``igascale train``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("train")
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1)
+@click.option("--resume", metavar="auto|PATH", help="Continue: the latest checkpoint of this run, or a given one.")
+@click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="Take N steps, write a checkpoint, end.")
+def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_after: int | None) -> None:
+    """Train in this process; under a launcher, as one of its ranks.
+
+    With engine.name: deepspeed use `igascale launch`, which starts this command on every rank. With engine.name: single
+    it is the whole run.
+
+    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume auto then continues bit for bit.
+
+    \b
+    Example:
+      igascale train configs/demo.yaml engine.name=single optimizer.lr=1e-3
+    """
+    from igascale.config import load_config
+
+    run_config = load_config(config, overrides)
+    from igascale import assemble, runfolder
+    from igascale.trainer import Interrupted, Trainer
+
+    if resume is None:
+        runfolder.check_absent(assemble.find_run_folder(run_config))
+    hook = assemble.build_hook(run_config)
+    device = assemble.start(run_config)
+    student = assemble.build_student(run_config, device)
+    data = assemble.load_data(run_config, student.tokenizer)
+    engine = assemble.build_engine(run_config, student, hook, device)
+    try:
+        Trainer(run_config, data, student, hook, engine).train(resume, stop_after)
+    except Interrupted as interruption:
+        engine.close()
+        sys.exit(128 + interruption.signum)
+    engine.close()

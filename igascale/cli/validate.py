@@ -1,0 +1,140 @@
+"""``igascale validate``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+
+@click.command("validate")
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1)
+@click.option("-n", "--num-processes", type=click.IntRange(min=1), default=1, help="Ranks to do the arithmetic for.")
+@click.option(
+    "--no-model",
+    is_flag=True,
+    help="Only what needs no model folder and no data: keys, hook, DeepSpeed file.",
+)
+def command(config: str, overrides: tuple[str, ...], num_processes: int, no_model: bool) -> None:
+    """Do everything but train.
+
+    Prints the resolved configuration, the batch arithmetic, the trainable parameters, one sample with its supervised
+    tokens marked, and what the hook costs on this model.
+
+    \b
+    Example:
+      igascale validate configs/demo.yaml --num-processes 2
+    """
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    from igascale import assemble
+    from igascale.config import load_config
+    from igascale.engine.ds_config import load_ds_config
+
+    run_config = load_config(config, overrides)
+    console = Console(highlight=False, soft_wrap=True)
+    console.rule("resolved configuration", align="left")
+    console.print(Syntax(run_config.to_yaml(), "yaml", background_color="default"))
+    hook = assemble.build_hook(run_config)
+    if run_config.engine.name == "deepspeed":
+        load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
+    for warning in hook.warnings():
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    if no_model:
+        console.print("the configuration is valid (model and data were not looked at)")
+        return
+
+    import torch
+
+    student = assemble.build_student(run_config, torch.device("cpu"))
+    data = assemble.load_data(run_config, student.tokenizer)
+    _arithmetic(console, run_config, data, num_processes)
+    total = sum(p.numel() for p in student.model.parameters())
+    console.rule("trainable parameters", align="left")
+    shapes = sorted({(a.out_features, a.in_features, a.rank) for a in student.adapters.values()})
+    console.print(
+        f"{student.trainable:,} of {total:,} ({student.trainable / total:.2%}) in {len(student.adapters)} adapters; "
+        f"shapes (out x in, rank): {', '.join(f'{o}x{i}, {r}' for o, i, r in shapes)}"
+    )
+    _sample(console, student, data)
+    _hook_cost(console, hook, student, data.train.domains, run_config.seed)
+    console.print("everything but training works", style="green")
+
+
+def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) -> None:
+    from igascale.assemble import micro_batch_size
+    from igascale.isomers.batches import shard_groups
+
+    console.rule("batch arithmetic", align="left")
+    groups = run_config.groups_per_step
+    share = len(shard_groups(list(range(groups)), 0, num_processes))
+    domains = data.train.domains
+    size = micro_batch_size(run_config, share, len(domains))
+    steps = -(-share * len(domains) // size)
+    console.print(f"domains: {', '.join(domains)}")
+    console.print(
+        f"one optimizer step = {groups} groups = {groups * len(domains)} instances; with {num_processes} process(es) "
+        f"{share} groups each, in {steps} forward pass(es) of {size} instances"
+    )
+    left = len(data.train.groups) - data.schedule.steps_per_epoch * groups
+    console.print(
+        f"{len(data.train.groups)} training groups = {data.schedule.steps_per_epoch} steps per epoch"
+        + (f" ({left} groups, other ones each epoch, are left over)" if left else "")
+        + f"; {data.total_steps} steps in all"
+    )
+    for split in (data.train, data.validation, data.ood):
+        if split is not None:
+            lengths = sorted(len(e.input_ids) for g in split.groups for e in g)
+            cut = f", {split.truncated} cut at data.max_length" if split.truncated else ""
+            console.print(
+                f"{split.source}: {len(split.groups)} groups x {len(split.domains)} domains, "
+                f"tokens median {lengths[len(lengths) // 2]}, longest {lengths[-1]}{cut}"
+            )
+
+
+def _sample(console: Any, student: Any, data: Any) -> None:
+    from rich.text import Text
+
+    from igascale.isomers.encode import mark_supervised
+
+    console.rule("one sample; the loss is on the highlighted tokens", align="left")
+    text = Text()
+    for piece, supervised in mark_supervised(student.tokenizer, data.train.groups[0][0]):
+        text.append(piece, style="black on green" if supervised else "dim")
+    console.print(text)
+
+
+def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], seed: int) -> None:
+    """Time the rule on random gradients of the model's own shapes, beside the plain mean."""
+    import torch
+
+    from igascale import hooks
+    from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
+
+    generator = torch.Generator().manual_seed(seed)
+    grads, factors = {}, {}
+    for fqn, adapter in student.adapters.items():
+        a, b = adapter.A.detach().float(), adapter.B.detach().float()
+        factors[fqn] = AdapterFactors(a, torch.randn(b.shape, generator=generator) * 0.01, adapter.scaling)
+        grads[fqn] = DomainFactorGrads(
+            torch.randn(len(domains), *a.shape, generator=generator),
+            torch.randn(len(domains), *b.shape, generator=generator),
+        )
+    losses = torch.ones(len(domains))
+    seconds = {}
+    for rule in (hook, hooks.build("mean", {})):
+        times = []
+        for step in range(3):
+            started = time.perf_counter()
+            rule.combine(grads, factors, HookContext(step, domains, losses, seed=seed))
+            times.append(time.perf_counter() - started)
+        seconds[rule] = min(times)
+    mean = list(seconds.values())[-1]
+    console.rule("hook cost", align="left")
+    console.print(
+        f"combining {len(grads)} adapters on one process takes {seconds[hook]:.3f} s a step "
+        f"(plain mean: {mean:.3f} s); the ranks share it"
+    )

@@ -1,0 +1,123 @@
+"""The figures of a run, written as they come: JSON lines, and TensorBoard on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from igascale.errors import UserError
+from igascale.step import StepReport
+
+METRICS = "metrics.jsonl"
+ADAPTER_METRICS = "adapter_metrics.jsonl"
+
+
+class RunLog:
+    """Writes ``metrics.jsonl`` (a line per logged step or validation) and ``adapter_metrics.jsonl`` (figures per adapter).
+
+    Args:
+        folder: the run folder; ``None`` on ranks that write nothing.
+        every: steps between training records; a skipped step is always recorded.
+        tensorboard: also write TensorBoard events.
+        resume_step: drop the records of later steps, which a resumed run will write again; ``None`` for a new run.
+    """
+
+    def __init__(self, folder: Path | None, every: int, tensorboard: bool, resume_step: int | None):
+        self.every = every
+        self._metrics = self._adapters = None
+        self._board: Any = None
+        if folder is None:
+            return
+        self._metrics = _JsonLines(folder / METRICS, resume_step)
+        self._adapters = _JsonLines(folder / ADAPTER_METRICS, resume_step)
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("logging.tensorboard needs it installed: pip install 'igascale[tensorboard]'") from None
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+
+    def train(self, step: int, report: StepReport, domains: tuple[str, ...], **figures: float) -> None:
+        """Record an optimizer step; ``figures`` are lr, tokens, seconds, ..."""
+        if self._metrics is None or self._adapters is None or not (step % self.every == 0 or report.skipped):
+            return
+        scalars = {
+            "loss": sum(report.losses) / len(report.losses),
+            "grad_norm_before": report.norm_before,
+            "grad_norm_after": report.norm_after,
+            "clip": report.clip,
+            **figures,
+        }
+        losses = dict(zip(domains, report.losses))
+        nested = {"losses": losses, "hook": report.stats, "skipped": report.skipped}
+        self._metrics.write({"kind": "train", "step": step, **scalars, **nested, "peak_memory_bytes": peak_memory()})
+        if report.adapter_stats:
+            self._adapters.write({"step": step, "adapters": report.adapter_stats})
+        self._scalars(step, scalars, loss=losses, hook=report.stats)
+
+    def validation(self, step: int, losses: Mapping[str, Mapping[str, float]]) -> None:
+        """Record validation losses, ``{"id": {domain: loss}, "ood": ...}``."""
+        if self._metrics is not None and losses:
+            self._metrics.write({"kind": "validation", "step": step, **losses})
+            self._scalars(step, {}, **{f"validation_{name}": values for name, values in losses.items()})
+
+    def _scalars(self, step: int, scalars: Mapping[str, float], **groups: Mapping[str, float]) -> None:
+        if self._board is None:
+            return
+        flat = dict(scalars) | {f"{g}/{k}": v for g, values in groups.items() for k, v in values.items()}
+        for name, value in flat.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        for log in (self._metrics, self._adapters, self._board):
+            if log is not None:
+                log.close()
+
+
+class _JsonLines:
+    """One JSON object with a ``step`` per line, flushed at each line."""
+
+    def __init__(self, path: Path, resume_step: int | None):
+        kept = []
+        if resume_step is not None and path.is_file():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line)
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    continue  # a line that was cut off when the run was killed
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(path)
+        self._file: TextIO = path.open("a")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record; NaN and infinities become null, so that every JSON reader can read the file."""
+        self._file.write(json.dumps(_clean(record)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _clean(v) for k, v in value.items()}
+    return value
+
+
+def peak_memory() -> int:
+    """Most bytes this process has held: on the GPU as PyTorch counts them, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,299 @@
+"""The training loop: rows in, micro-batches through the model, one combined step out."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igascale import checkpoint as checkpoints
+from igascale import runfolder
+from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
+from igascale.capture import GradientCapture
+from igascale.checkpoint import Checkpoint
+from igascale.config import RunConfig
+from igascale.engine import Engine
+from igascale.errors import UserError
+from igascale.hooks.base import GradientHook
+from igascale.isomers.batches import collate, domain_denominators, micro_batches, shard_groups
+from igascale.isomers.encode import Example
+from igascale.loss import domain_token_losses, supervised_logits
+from igascale.metrics import RunLog
+from igascale.progress import Reporter
+from igascale.schedule import learning_rate
+from igascale.step import StepReport, take_step
+from igascale.validation import validation_losses
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; a checkpoint has been written. ``signum`` is the signal."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Trainer:
+    """Trains one student with one hook on one engine.
+
+    Args:
+        config: the run's configuration.
+        data: the encoded data.
+        student: model, adapters and tokenizer.
+        hook: the gradient rule.
+        engine: who reduces and steps.
+    """
+
+    def __init__(self, config: RunConfig, data: Data, student: Student, hook: GradientHook, engine: Engine):
+        self.config, self.data, self.student, self.hook, self.engine = config, data, student, hook, engine
+        self.folder = find_run_folder(config)
+        self.main = engine.comm.rank == 0
+        self.domains = data.train.domains
+        self.step = 0
+        self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
+        self._stop_signal = 0
+        self._pad = student.tokenizer.pad_token_id
+
+    def train(self, resume: str | None = None, stop_after: int | None = None) -> None:
+        """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
+
+        Args:
+            resume: ``None`` for a new run; ``auto`` or a path, see :func:`igascale.checkpoint.find`.
+            stop_after: take so many steps, write a checkpoint and return.
+
+        Raises:
+            UserError: the run folder is not as it must be, or too many steps in a row were not finite.
+            Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+        """
+        resumed = self._open(resume)
+        torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
+        if resumed:
+            self._restore(resumed)
+        last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
+        if self.main:
+            runfolder.record(self.folder, self.config, self.engine.comm.world_size)
+        logging = self.config.logging
+        self.log = RunLog(
+            self.folder if self.main else None,
+            logging.every,
+            logging.tensorboard,
+            self.step if resumed else None,
+        )
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        capture = GradientCapture(self.student.adapters, len(self.domains))
+        title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
+        try:
+            with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
+                for warning in self.hook.warnings():
+                    self.reporter.warn(warning)
+                if resumed:
+                    self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
+                self._loop(capture, last)
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+            self.log.close()
+
+    def _loop(self, capture: GradientCapture, last: int) -> None:
+        config, recent = self.config, deque[float](maxlen=20)
+        saved = self.step
+        while self.step < last:
+            started = time.perf_counter()
+            lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
+            report, tokens = self._one_step(capture, lr)
+            self.step += 1
+            seconds = time.perf_counter() - started
+            recent.append(seconds)
+            self.counters["tokens"] += tokens
+            self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
+            eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
+            self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
+            self._guard(report)
+            if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
+                self._validate()
+            stop = int(self.engine.comm.sum(torch.tensor([float(self._stop_signal > 0)]))[0])
+            if _due(self.step, config.checkpoint.every) or stop:
+                self._save()
+                saved = self.step
+            if stop:
+                raise Interrupted(self._stop_signal or signal.SIGTERM)
+        if saved != self.step:
+            self._save()
+        if self.step == self.data.total_steps:
+            self._finish()
+
+    def _one_step(self, capture: GradientCapture, lr: float) -> tuple[StepReport, int]:
+        """Forward and backward over this rank's rows of the step, then the step itself; also tokens over all ranks."""
+        comm, reduction = self.engine.comm, self.config.train.loss_reduction
+        groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
+        examples = [e for g in groups for e in self.data.train.groups[g]]
+        size = micro_batch_size(self.config, len(groups), len(self.domains))
+        loss_D = torch.zeros(len(self.domains), dtype=torch.float64)
+        aux_D = torch.zeros_like(loss_D)
+        capture.reset()
+        with self.engine.accumulate():
+            for rows in micro_batches(examples, size):
+                micro_loss_D, micro_aux_D = self._forward_backward(capture, rows)
+                loss_D += micro_loss_D
+                aux_D += micro_aux_D
+        tokens = int(comm.sum(torch.tensor([float(sum(len(e.input_ids) for e in examples))]))[0])
+        report = take_step(
+            self.engine,
+            self.hook,
+            capture.sums("main"),
+            loss_D,
+            domain_denominators(examples, len(self.domains), reduction),
+            domains=self.domains,
+            step=self.step,
+            seed=self.config.seed,
+            lr=lr,
+            max_grad_norm=self.config.optimizer.max_grad_norm,
+            aux_sums=capture.sums("aux") if self.hook.auxiliary else None,
+            aux_value_D=aux_D if self.hook.auxiliary else None,
+        )
+        return report, tokens
+
+    def _forward_backward(self, capture: GradientCapture, rows: list[Example]) -> tuple[Tensor, Tensor]:
+        batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
+        num_domains, auxiliary = len(self.domains), self.hook.auxiliary
+        aux_D = torch.zeros(num_domains, dtype=torch.float64)
+        with capture.rows(batch.domain):
+            logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
+            self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)
+        if auxiliary is not None:
+            logits_NV, labels_N, row_N = supervised_logits(logits, batch.labels)
+            statistic_N = auxiliary(logits_NV.float(), labels_N) * batch.weights[batch.labels != -100]
+            with capture.rows(batch.domain, into="aux"):
+                self.engine.backward(statistic_N.sum())
+            aux_D.index_add_(0, batch.domain[row_N].cpu(), statistic_N.detach().double().cpu())
+        return losses_D.detach().double().cpu(), aux_D
+
+    def _guard(self, report: StepReport) -> None:
+        """Count steps without a finite gradient and stop when there are too many in a row."""
+        counters = self.counters
+        counters["skipped_steps"] += bool(report.skipped)
+        counters["skipped_in_a_row"] = counters["skipped_in_a_row"] + 1 if report.skipped else 0
+        if counters["skipped_in_a_row"] >= self.config.train.max_skipped_steps:
+            raise UserError(
+                f"stopped at step {self.step}: {counters['skipped_in_a_row']} steps in a row had a loss or gradient that "
+                "is not finite (train.max_skipped_steps); lower optimizer.lr or look at the data. "
+                f"Checkpoints in {self.folder / 'checkpoints'} are intact"
+            )
+
+    def _validate(self) -> None:
+        record: dict[str, dict[str, float]] = {}
+        for name, split in (("id", self.data.validation), ("ood", self.data.ood)):
+            if split is None:
+                continue
+            losses = validation_losses(
+                self.engine,
+                split,
+                max_groups=self.config.eval.max_groups,
+                micro_batch_size=micro_batch_size(
+                    self.config,
+                    math.ceil(self.config.groups_per_step / self.engine.comm.world_size),
+                    len(self.domains),
+                ),
+                pad_token_id=self._pad,
+            )
+            record[name] = losses
+            shown = " ".join(f"{domain} {loss:.3f}" for domain, loss in losses.items())
+            label = "validation (ID)" if name == "id" else "unseen domains (OOD, for the record only)"
+            self.reporter.say(f"step {self.step} {label}: {sum(losses.values()) / len(losses):.4f} [{shown}]")
+        self.log.validation(self.step, record)
+
+    # The run folder.
+
+    def _open(self, resume: str | None) -> Checkpoint | None:
+        """Create the run folder, or find and verify the checkpoint; rank 0 looks, every rank hears the same."""
+        problem, folder = "", None
+        if self.main:
+            try:
+                folder = checkpoints.find(self.folder, resume) if resume else None
+                if folder:
+                    checkpoints.verify(folder)
+                elif resume != "auto":
+                    runfolder.check_absent(self.folder)
+            except UserError as error:
+                problem = str(error)
+        problem, folder = self.engine.comm.gather_objects((problem, folder))[0]
+        if problem:
+            raise UserError(problem)
+        return checkpoints.load(folder) if folder else None
+
+    def _save(self) -> None:
+        comm = self.engine.comm
+        master = self.engine.get_state()
+        rng: dict[str, Tensor] = {}
+        for rank, states in enumerate(comm.gather_objects(_rng_states())):
+            rng |= {f"rank{rank}.{name}": state for name, state in states.items()}
+        if self.main:
+            counters: dict[str, Any] = dict(self.counters)
+            state = Checkpoint(
+                self.step,
+                master,
+                rng,
+                self.hook.state_dict(),
+                self.config.model_dump(mode="json"),
+                counters,
+                comm.world_size,
+            )
+            path = checkpoints.save(self.folder / "checkpoints", state, self._save_adapter, self.config.checkpoint.keep)
+            self.reporter.say(f"checkpoint: {path}")
+        comm.barrier()
+
+    def _restore(self, saved: Checkpoint) -> None:
+        checkpoints.check_same_mathematics(saved.config, self.config.model_dump(mode="json"))
+        self.engine.set_state(saved.master)
+        self.hook.load_state_dict(saved.hook)
+        self.step = saved.step
+        self.counters |= saved.counters
+        prefix = f"rank{self.engine.comm.rank}."
+        _set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
+        if saved.world_size != self.engine.comm.world_size and self.config.lora.dropout > 0:
+            raise UserError(
+                f"the checkpoint was written by {saved.world_size} ranks, this run has {self.engine.comm.world_size}: with "
+                "lora.dropout > 0 it would not continue the same run; use the same number, or lora.dropout: 0"
+            )
+
+    def _finish(self) -> None:
+        if self.main:
+            self._save_adapter(self.folder / "adapter")
+            skipped = self.counters["skipped_steps"]
+            self.reporter.say(f"done: {self.folder / 'adapter'}" + (f" ({skipped} steps skipped)" if skipped else ""))
+        self.engine.comm.barrier()
+
+    def _save_adapter(self, folder: Path) -> None:
+        self.student.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._stop_signal = signum
+        if self.main:
+            print("\nstopping after this step, with a checkpoint ...", file=sys.stderr, flush=True)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _rng_states() -> dict[str, Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_rng_states(states: dict[str, Tensor]) -> None:
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

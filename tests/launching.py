@@ -1,0 +1,69 @@
+"""Start a test program on several ranks, by the real deepspeed launcher or by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from igascale.launchers.base import free_port
+
+WORKERS = Path(__file__).parent / "distributed"
+REPOSITORY = Path(__file__).parents[1]
+
+
+def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: float = 300) -> None:
+    """Run ``tests/distributed/script`` on ``ranks`` processes; fail with its output where it fails."""
+    command = {
+        "deepspeed": [
+            "deepspeed.launcher.runner",
+            "--num_accelerators",
+            str(ranks),
+            "--master_port",
+            str(free_port()),
+            "--no_local_rank",
+            "--log_level",
+            "error",
+        ],
+        "torchrun": [
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(ranks),
+            "--master_port",
+            str(free_port()),
+        ],
+    }[launcher]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(WORKERS / script), *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"{launcher} {script}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, this checkout first on the path, no accelerator."""
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": path.rstrip(os.pathsep),
+    }
+
+
+def igascale(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "igascale", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
