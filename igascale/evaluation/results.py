@@ -1,0 +1,98 @@
+"""What an evaluation found, as plain data: written to ``evaluation.json``, read back for tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from igascale.errors import UserError
+from igascale.evaluation.accuracy import Accuracy, Sample
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """LCS of a set of groups; the four numbers are ``None`` where the model's states are not finite.
+
+    Attributes:
+        lcs: Eq. 11, in squared units of the hidden state (the paper prints it times 100); lower is more
+            consistent.
+        relative: ``lcs`` over the mean squared norm of the states.
+        mean_squared_norm: mean of ``‖z‖²`` over all instances.
+        between_groups: trace of the sample covariance of the group means over ``mean_squared_norm``; also
+            ``None`` for one group.
+        collapsed: the model represents different problems alike, so that a low LCS means nothing.
+        layer: index into ``hidden_states``.
+        groups: K.
+    """
+
+    lcs: float | None
+    relative: float | None
+    mean_squared_norm: float | None
+    between_groups: float | None
+    collapsed: bool
+    layer: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """One set of groups. ``consistency`` is ``None`` where the groups have a single instance each.
+
+    Attributes:
+        unfinished: share of texts that ran into the token limit.
+        seconds: wall time of the decoding.
+    """
+
+    accuracy: Accuracy
+    per_domain: dict[str, Accuracy]
+    per_kind: dict[str, Accuracy]
+    consistency: Consistency | None
+    unfinished: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything that ``igascale eval`` reports of one model.
+
+    Attributes:
+        id: held-out groups of the training domains.
+        ood: groups of unseen domains, if any were given.
+        delta_gap: ID accuracy minus OOD accuracy.
+        delta_gap_low, delta_gap_high: its 95% interval.
+        settings: how it was measured (decoding limit, batch size, text and layer of the LCS, dtype, ...).
+        samples: one record per instance; not part of the JSON.
+    """
+
+    id: SplitResult
+    ood: SplitResult | None
+    delta_gap: float | None
+    delta_gap_low: float | None
+    delta_gap_high: float | None
+    settings: dict[str, str | int | float | bool | None]
+    samples: list[Sample] = field(default_factory=list, repr=False, compare=False)
+
+    def to_json(self) -> str:
+        """Indented JSON, without the samples."""
+        return _ADAPTER.dump_json(self, indent=2, exclude={"samples"}).decode() + "\n"
+
+
+_ADAPTER = TypeAdapter(EvaluationResult)
+
+
+def read_result(file: Path) -> EvaluationResult:
+    """Read an ``evaluation.json``.
+
+    Raises:
+        UserError: it is missing or not one.
+    """
+    try:
+        return _ADAPTER.validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; run igascale eval first") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise UserError(f"{file} is not an evaluation.json: {where}: {first['msg']}") from None
