@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt setup.py
 	touch $@
 
 demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 8 minutes)
-	$(BIN)/igascale demo --out runs/demo
+	$(BIN)/igascale demo --out runs/demo --fresh
 
 test: $(READY)  ## All tests but those that need a GPU
 	$(BIN)/python -m pytest -m "not gpu" tests

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -33,6 +35,7 @@ class Reporter:
         self.total = total_steps
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
         self.every = max(1, total_steps // 20)
+        self.alarms: Counter[str] = Counter()
         self.bar: Progress | None = None
         if active and sys.stdout.isatty():
             self.bar = Progress(
@@ -65,6 +68,19 @@ class Reporter:
     def warn(self, message: str) -> None:
         """Print one line that the user should not miss."""
         self.say(f"warning: {message}", style="yellow")
+
+    def alarm(self, step: int, messages: Iterable[str]) -> None:
+        """Show each alarm the first time, count it afterwards."""
+        for message in messages:
+            name = message.split(":")[0]
+            self.alarms[name] += 1
+            if self.alarms[name] == 1:
+                self.warn(f"step {step}: {message}")
+
+    def conclude(self, steps: int) -> None:
+        """Say how often each alarm went off in this process's ``steps`` steps."""
+        for name, count in self.alarms.items():
+            self.warn(f"{name}: in {count} of {steps} steps")
 
     def step(
         self,

@@ -104,7 +104,7 @@ class Trainer:
 
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)
-        saved = self.step
+        saved = first = self.step
         while self.step < last:
             started = time.perf_counter()
             lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
@@ -116,6 +116,7 @@ class Trainer:
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
+            self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else ())
             self._guard(report)
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
                 self._validate()
@@ -125,6 +126,7 @@ class Trainer:
                 saved = self.step
             if stop:
                 raise Interrupted(self._stop_signal or signal.SIGTERM)
+        self.reporter.conclude(self.step - first)
         if saved != self.step:
             self._save()
         if self.step == self.data.total_steps:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -46,8 +48,6 @@ class _LazyGroup(click.Group):
 
 def fail(error: UserError) -> None:
     """Print the message, on the first rank only, and exit with status 2."""
-    import os
-
     if os.environ.get("RANK", "0") == "0":
         click.secho(f"error: {error}", err=True, fg="red")
     # Several ranks stop for the same reason; there is nothing to wait for.
@@ -73,3 +73,14 @@ def main() -> None:
       igascale merge runs/first --out merged          a normal Hugging Face folder
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `igascale hooks | head` ends quietly
+    _quieten_libraries()
+
+
+def _quieten_libraries() -> None:
+    """What libraries tell their own developers hides what igascale tells its users; the environment can bring it back."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft|deepspeed")
+        warnings.filterwarnings("ignore", category=UserWarning, module="torch")

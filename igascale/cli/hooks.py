@@ -33,11 +33,12 @@ def command(name: str | None) -> None:
         for key, parameter in hooks.options(cls).items():
             console.print(f"  {parameter}" if parameter.kind is not parameter.VAR_KEYWORD else key, markup=False)
         return
-    table = Table("name", "what it does", "reference", "options", box=None, pad_edge=False, header_style="bold")
+    table = Table("name", "what it does", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("reference", no_wrap=True)
     for known in hooks.available():
         cls = hooks.find(known)
         doc = inspect.getdoc(cls) or ""
         link = re.search(r"https://arxiv\.org/abs/[\w.]+", doc)
-        table.add_row(known, doc.split("\n")[0], link.group() if link else "", ", ".join(hooks.options(cls)))
+        table.add_row(known, doc.split("\n")[0], link.group() if link else "")
     console.print(table)
-    console.print("\n`igascale hooks NAME` explains one. Your own: hook.name=package.module:Class")
+    console.print("\n`igascale hooks NAME` explains one and its options. Your own: hook.name=package.module:Class")
