@@ -21,7 +21,7 @@ from igascale.hooks.base import GradientHook
 from igascale.isomers.batches import GroupSchedule
 from igascale.isomers.encode import Example, encode_groups
 from igascale.isomers.schema import IsomerGroup, domains_of, read_groups
-from igascale.model import add_lora, load_base_model, load_tokenizer, set_activation_checkpointing
+from igascale.model import add_lora, check_vocabulary, load_base_model, load_tokenizer, set_activation_checkpointing
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Split:
         source: the file.
         domains: their order in each group.
         groups: per group, one example per domain.
-        truncated: how many examples reached ``data.max_length``.
+        truncated: how many examples lost tokens to ``data.max_length``.
         seeds: the seed problems that the groups come from.
     """
 
@@ -99,7 +99,7 @@ def _load_split(source: str, domains: tuple[str, ...] | None, tokenizer: Any, ma
             raise UserError(f"{source}: no instance of domain '{domain}'; it has {', '.join(present)}")
     domains = domains or present
     examples = encode_groups(groups, tokenizer, domains, max_length, source)
-    truncated = sum(len(e.input_ids) >= max_length for group in examples for e in group)
+    truncated = sum(bool(e.truncated) for group in examples for e in group)
     return Split(source, domains, examples, truncated, frozenset(g.seed_id for g in groups))
 
 
@@ -108,6 +108,7 @@ def build_student(config: RunConfig, device: torch.device) -> Student:
     tokenizer = load_tokenizer(config.model.path)
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     base = load_base_model(config.model.path, dtype, config.model.attn_implementation)
+    check_vocabulary(tokenizer, base)
     lora = config.lora
     model = add_lora(
         base,

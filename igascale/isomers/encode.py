@@ -1,0 +1,155 @@
+"""From an instance to token ids: one format, used in training and in evaluation.
+
+prompt: the chat template's user turn, or BOS + problem + newline
+completion: chain of thought, newline, "Answer: ...", EOS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from igascale.errors import UserError
+from igascale.isomers.schema import Instance, IsomerGroup
+from igascale.loss import IGNORED
+
+ANSWER_PREFIX = "Answer:"
+
+
+@dataclass
+class Example:
+    """One tokenized instance.
+
+    Attributes:
+        input_ids: prompt, completion, EOS; cut on the right.
+        labels: the same ids, -100 on the prompt.
+        domain: index into the run's domains.
+        group_id: the group it belongs to.
+        instance_id: its own id.
+        truncated: whether something was cut off.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    domain: int = 0
+    group_id: str = ""
+    instance_id: str = ""
+    truncated: bool = False
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens the loss sees. The first position has no prediction, so its label does not count."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+def completion_text(instance: Instance) -> str:
+    """What the model is to write: the chain of thought, then the answer on a line of its own."""
+    answer = f"{ANSWER_PREFIX} {instance.answer}"
+    return f"{instance.cot}\n{answer}" if instance.cot else answer
+
+
+def encode_prompt(tokenizer: Any, problem: str) -> list[int]:
+    """Everything before the first token that the model writes.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer. With a chat template the problem is the user's turn and the
+            generation prompt follows; without one it is BOS (if the tokenizer has one), the problem and a
+            newline.
+        problem: the problem's text.
+
+    Raises:
+        UserError: the chat template cannot render a single user turn.
+    """
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": problem}]
+        try:
+            text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is a program of the model's author and may raise anything
+            reason = " ".join(str(error).split())
+            raise UserError(f"the tokenizer's chat template cannot render a user turn: {reason}") from None
+        return _ids(tokenizer, text)  # the template writes BOS itself where the model wants one
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return bos + _ids(tokenizer, problem + "\n")
+
+
+def encode_example(tokenizer: Any, instance: Instance, max_length: int, domain: int = 0, group_id: str = "") -> Example:
+    """Prompt, completion and EOS; only the completion and EOS are supervised.
+
+    Prompt and completion are tokenized apart, so that the prompt's ids are those that :func:`encode_prompt`
+    gives the evaluation, whatever follows them.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an EOS token.
+        instance: the instance.
+        max_length: tokens kept; the rest is cut off on the right.
+        domain: index into the run's domains.
+        group_id: the group that the instance belongs to.
+    """
+    prompt = encode_prompt(tokenizer, instance.problem)
+    completion = [*_ids(tokenizer, completion_text(instance)), tokenizer.eos_token_id]
+    ids = prompt + completion
+    labels = [IGNORED] * len(prompt) + completion
+    return Example(
+        ids[:max_length], labels[:max_length], domain, group_id, instance.id, truncated=len(ids) > max_length
+    )
+
+
+def encode_groups(
+    groups: Iterable[IsomerGroup], tokenizer: Any, domains: tuple[str, ...], max_length: int, source: str
+) -> list[list[Example]]:
+    """Tokenize whole groups.
+
+    Args:
+        groups: the groups.
+        tokenizer: see :func:`encode_example`.
+        domains: which instances of each group, and their order.
+        max_length: see :func:`encode_example`.
+        source: the file's name, for messages.
+
+    Returns:
+        Per group D examples, in the order of ``domains``.
+
+    Raises:
+        UserError: a group lacks a domain, or ``max_length`` leaves an instance no supervised token.
+    """
+    encoded = []
+    for group in groups:
+        instances = {instance.domain: instance for instance in group.instances}
+        for domain in domains:
+            if domain not in instances:
+                raise UserError(f"{source}: group '{group.id}' has no instance of domain '{domain}'")
+        encoded.append(
+            [
+                _encode_member(tokenizer, instances[domain], max_length, index, group.id, source)
+                for index, domain in enumerate(domains)
+            ]
+        )
+    return encoded
+
+
+def mark_supervised(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
+    """The example's text in runs of tokens that the loss does or does not see, special tokens shown."""
+    flags = [position > 0 and label != IGNORED for position, label in enumerate(example.labels)]
+    runs = groupby(zip(example.input_ids, flags), key=lambda pair: pair[1])
+    return [(tokenizer.decode([i for i, _ in run], skip_special_tokens=False), flag) for flag, run in runs]
+
+
+def _encode_member(
+    tokenizer: Any, instance: Instance, max_length: int, domain: int, group_id: str, source: str
+) -> Example:
+    example = encode_example(tokenizer, instance, max_length, domain, group_id)
+    if not example.instance_id:
+        example = replace(example, instance_id=f"{group_id}/{instance.domain}")
+    if example.supervised:
+        return example
+    prompt = len(encode_prompt(tokenizer, instance.problem))
+    raise UserError(
+        f"{source}: group '{group_id}', domain '{instance.domain}': no supervised token is left after cutting to "
+        f"data.max_length={max_length}, the prompt alone has {prompt}; raise data.max_length or shorten the problem"
+    )
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
