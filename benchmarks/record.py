@@ -1,0 +1,48 @@
+"""What every benchmark result carries, and where it is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine, the versions and the commit of this run."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    versions = {}
+    for name in ("torch", "deepspeed", "transformers", "peft"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": (commit or "unknown") + ("+changes" if changed else ""),
+    }
+
+
+def save(name: str, device: str, result: dict[str, Any]) -> Path:
+    """Write ``benchmarks/results/NAME-DEVICE.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{device}.json"
+    path.write_text(json.dumps({"hardware": hardware(device), **result}, indent=2) + "\n")
+    return path
