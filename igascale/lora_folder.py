@@ -94,9 +94,9 @@ def check_plain_lora(config: Mapping[str, Any], source: Path) -> None:
     from peft import LoraConfig
 
     if config.get("peft_type") != "LORA":
-        raise UserError(f"{source}: peft_type is {config.get('peft_type')!r}; only LORA can be merged")
+        raise UserError(f"{source}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
     if config.get("task_type") not in (None, "", "CAUSAL_LM"):
-        raise UserError(f"{source}: task_type is {config['task_type']!r}; only CAUSAL_LM can be merged")
+        raise UserError(f"{source}: task_type is {config['task_type']!r}; only CAUSAL_LM is supported")
     for key in ("r", "lora_alpha"):
         value = config.get(key)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
@@ -112,7 +112,7 @@ def check_plain_lora(config: Mapping[str, Any], source: Path) -> None:
         if key in _HARMLESS or value in (None, False, "none") or value == [] or value == {}:
             continue
         if value != getattr(defaults, key, None):
-            raise UserError(f"{source}: {key}={value!r} is not plain LoRA; only LoRA and rsLoRA can be merged")
+            raise UserError(f"{source}: {key}={value!r} is not plain LoRA; only LoRA and rsLoRA are supported")
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
