@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmarks.record import save
 
+from benchmarks.record import save
 from igascale import hooks
 from igascale.adapters import find_adapters
 from igascale.capture import GradientCapture
@@ -63,9 +63,7 @@ def one_step(model: Any, hook_name: str, rows: int, length: int, device: torch.d
     """A function that takes one optimizer step."""
     hook = hooks.build(hook_name, {})
     adapters = find_adapters(model)
-    engine = SingleEngine(
-        model, adapters, lambda ps: AdamW(ps, lr=1e-4, use_reference=hook.uses_reference), device
-    )
+    engine = SingleEngine(model, adapters, lambda ps: AdamW(ps, lr=1e-4, use_reference=hook.uses_reference), device)
     domain = torch.arange(rows, device=device) % len(DOMAINS)
     weights = torch.ones(rows, length, device=device)
     denominators = torch.full((len(DOMAINS),), rows * (length - 1) / len(DOMAINS), dtype=torch.float64)
@@ -117,7 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-tests", action="store_true", help="only the 7B-shape step")
-    parser.add_argument("--cpu-shape", action="store_true", help="run the step on the CPU with 2 layers of 256: a rehearsal")
+    parser.add_argument(
+        "--cpu-shape", action="store_true", help="run the step on the CPU with 2 layers of 256: a rehearsal"
+    )
     args = parser.parse_args()
     if args.cpu_shape:
         print(time_steps(2, 256, 8, 32, args.repeats, torch.device("cpu")))

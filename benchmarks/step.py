@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 import yaml
-from benchmarks.record import save
 
+from benchmarks.record import save
 from igascale import assemble
 from igascale.capture import GradientCapture
 from igascale.config import RunConfig, load_config
@@ -83,9 +83,7 @@ def igascale_variant(config: RunConfig, device: torch.device) -> Steps:
             for batch in batches:
                 with capture.rows(batch.domain):
                     logits = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                    losses_D = domain_token_losses(
-                        logits, batch.labels, batch.weights, batch.domain, len(rows.domains)
-                    )
+                    losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, len(rows.domains))
                     engine.backward(losses_D.sum())
                     loss_D += losses_D.detach().double()
         state.update(loss=loss_D, denominators=mine_D)
@@ -189,9 +187,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), DemoSettings())
-        spec = base.LaunchSpec(
-            2, "benchmarks.step", ("--worker", name, "--steps", str(args.steps)), base.free_port()
-        )
+        spec = base.LaunchSpec(2, "benchmarks.step", ("--worker", name, "--steps", str(args.steps)), base.free_port())
         sys.exit(base.run(deepspeed.build_command(spec), deepspeed.environment(spec)))
 
 

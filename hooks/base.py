@@ -147,16 +147,16 @@ class GradientHook(ABC):
         """What a user should be told once, before training, about this choice of options."""
         return []
 
-    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+    def alarms(self, stats: Mapping[str, float]) -> dict[str, str]:
         """What a user should be told about one step, with the remedy.
 
         Args:
             stats: the :attr:`statistics` of the step, averaged over all adapters.
 
         Returns:
-            Messages; what stands before the first colon names the alarm, which is shown once and then counted.
+            Name -> message. The message of each name is shown once, afterwards the name is counted.
         """
-        return []
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved with a checkpoint: tensors, numbers and strings. The default hook has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,12 @@ def start(config: RunConfig) -> torch.device:
 
         load_ds_config(config.engine.ds_config, bf16=False)  # refuse what is wrong before ranks wait for each other
         return init_distributed()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # transformers imports DeepSpeed, which else warns of the missing GPU
+    return torch.device("cpu")
 
 
 def build_engine(config: RunConfig, student: Student, hook: GradientHook, device: torch.device) -> Engine:

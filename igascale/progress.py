@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -69,10 +69,9 @@ class Reporter:
         """Print one line that the user should not miss."""
         self.say(f"warning: {message}", style="yellow")
 
-    def alarm(self, step: int, messages: Iterable[str]) -> None:
+    def alarm(self, step: int, messages: Mapping[str, str]) -> None:
         """Show each alarm the first time, count it afterwards."""
-        for message in messages:
-            name = message.split(":")[0]
+        for name, message in messages.items():
             self.alarms[name] += 1
             if self.alarms[name] == 1:
                 self.warn(f"step {step}: {message}")
@@ -80,7 +79,7 @@ class Reporter:
     def conclude(self, steps: int) -> None:
         """Say how often each alarm went off in this process's ``steps`` steps."""
         for name, count in self.alarms.items():
-            self.warn(f"{name}: in {count} of {steps} steps")
+            self.warn(f"{name}: in {count} of {steps} steps (the first one is explained above)")
 
     def step(
         self,

@@ -116,7 +116,7 @@ class Trainer:
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
-            self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else ())
+            self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else {})
             self._guard(report)
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
                 self._validate()

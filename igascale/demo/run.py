@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def run_demo(out: Path, settings: DemoSettings, seed: int, fresh: bool) -> None:
     """
     started = time.perf_counter()
     console = Console(highlight=False, soft_wrap=True)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the demo stays on the CPU
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     _prepare(out, fresh)
     _generate(console, out, settings, seed)
     _pretrain(console, out, settings, seed)
@@ -97,14 +100,18 @@ def _generate(console: Console, out: Path, settings: DemoSettings, seed: int) ->
         console.print(f"{name}: {s.groups} groups in {', '.join(s.domains)}; chance {s.chance:.1%}")
     group = read_groups(out / "data" / "train.jsonl")[0]
     for instance in group.instances[:2]:
-        console.print(f"\n[bold]{instance.domain}[/]: {instance.problem}\n  [dim]{instance.cot}[/] -> {instance.answer}")
+        console.print(
+            f"\n[bold]{instance.domain}[/]: {instance.problem}\n  [dim]{instance.cot}[/] -> {instance.answer}"
+        )
     console.print(f"({time.perf_counter() - started:.0f} s)")
 
 
 def _pretrain(console: Console, out: Path, settings: DemoSettings, seed: int) -> None:
     from igascale.demo.base_model import BaseModelSettings, build_base_model
 
-    started = _headline(console, 2, "a base model: BPE tokenizer, small Llama, pre-trained on vocabulary and sub-skills")
+    started = _headline(
+        console, 2, "a base model: BPE tokenizer, small Llama, pre-trained on vocabulary and sub-skills"
+    )
     base = BaseModelSettings(steps=settings.base_steps) if settings.base_steps else BaseModelSettings()
 
     def progress(step: int, total: int, loss: float) -> None:
@@ -151,6 +158,7 @@ def _train(console: Console, out: Path, settings: DemoSettings, seed: int, name:
 
 
 def _evaluate(console: Console, out: Path) -> list[Any]:
+    from igascale.cli.eval import write_result
     from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
     from igascale.evaluation.tables import MethodResult
     from igascale.isomers.schema import read_groups
@@ -170,6 +178,7 @@ def _evaluate(console: Console, out: Path) -> list[Any]:
                 max(r["peak_memory_bytes"] for r in steps) if steps else None,
             )
         )
+        write_result(result, out / name / "evaluation")
         console.print(f"{name}: ID {result.id.accuracy.value:.1%}")
     console.print(f"({time.perf_counter() - started:.0f} s)")
     return rows
@@ -181,11 +190,12 @@ def _train_records(run: Path) -> list[dict[str, Any]]:
 
 
 def _merge(console: Console, out: Path) -> None:
+    from igascale.cli.merge import describe
     from igascale.merge import merge_adapter
 
     started = _headline(console, 5, "merge the 'iga' adapter into the base weights, and check the logits")
     report = merge_adapter(out / "base", out / "iga" / "adapter", out / "merged")
-    console.print(f"{report.merged_modules} modules merged into {report.out}; {report.verification}")
+    console.print(describe(report))
     console.print(f"({time.perf_counter() - started:.0f} s)")
 
 

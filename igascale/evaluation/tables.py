@@ -86,7 +86,7 @@ def _marked(accuracy: Accuracy) -> Text:
 
 
 def _with_interval(accuracy: Accuracy) -> Text:
-    return _marked(accuracy).append(f" [{_percent(accuracy.low)}, {_percent(accuracy.high)}]", style="dim")
+    return _marked(accuracy).append(f" [{100 * accuracy.low:.0f}, {100 * accuracy.high:.0f}]", style="dim")
 
 
 def _accuracy_cells(accuracy: Accuracy) -> list[RenderableType]:
@@ -102,7 +102,7 @@ def _accuracy_cells(accuracy: Accuracy) -> list[RenderableType]:
 def _gap(result: EvaluationResult) -> Text:
     if result.delta_gap is None or result.delta_gap_low is None or result.delta_gap_high is None:
         return Text("–")
-    interval = f" [{_percent(result.delta_gap_low)}, {_percent(result.delta_gap_high)}]"
+    interval = f" [{100 * result.delta_gap_low:.0f}, {100 * result.delta_gap_high:.0f}]"
     return Text(f"{100 * result.delta_gap:+.1f}").append(interval, style="dim")
 
 

@@ -1,0 +1,1 @@
+"""Logical isomers: one reasoning DAG told in the words of several domains."""

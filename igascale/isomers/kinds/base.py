@@ -1,0 +1,105 @@
+"""What every reasoning kind provides, and how its reasoning becomes a typed DAG."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from igascale.isomers.kinds.vocabulary import TRAIT_PAIRS, Vocabulary
+from igascale.isomers.schema import Dag, DagEdge, DagNode
+
+Trait = tuple[int, int]  # (pair, side) in Vocabulary.traits
+
+
+@dataclass(frozen=True)
+class Telling:
+    """A puzzle in one domain's words. `conclusion` ends its steps: the solver must agree with it."""
+
+    problem: str
+    cot: str
+    conclusion: str
+
+
+class Kind(Protocol):
+    """A reasoning kind: draws a puzzle without words, states it as a DAG, tells it in a domain's words."""
+
+    name: str
+
+    def draw(self, rng: random.Random, steps: int) -> Any:
+        """A random puzzle that takes exactly `steps` (1 to 4) steps."""
+
+    def dag(self, puzzle: Any) -> Dag:
+        """The puzzle's facts, steps and goal; facts and goal alone determine the answer."""
+
+    def tell(self, puzzle: Any, words: Vocabulary, rng: random.Random) -> Telling:
+        """Problem and solution, one line of solution per step; `rng` chooses among paraphrases."""
+
+
+class DagBuilder:
+    """Collects nodes and edges; node texts are predicates such as ``above(K,B)`` in every domain."""
+
+    def __init__(self) -> None:
+        self._nodes: list[DagNode] = []
+        self._edges: list[DagEdge] = []
+        self._facts: list[str] = []
+        self._entities: dict[str, str] = {}
+        self._steps: list[str] = []
+
+    def fact(self, node_type: str, text: str, about: Sequence[str] = ()) -> str:
+        """A given fact or rule; the entities it is about point to it. Returns its node id."""
+        sources = [self._entity(label) for label in about]
+        node = self._add(f"f{len(self._facts)}", node_type, text)
+        self._facts.append(text)
+        self._edges += [DagEdge(source, node, "HAS_PROPERTY") for source in sources]
+        return node
+
+    def step(self, text: str, premises: Sequence[str], contradicted_by: str | None = None) -> str:
+        """One reasoning step, implied by its premises and the step before. Returns its node id."""
+        before = self._steps[-1:]
+        node = self._add(f"s{len(self._steps) + 1}", "PROPOSITION", text)
+        self._steps.append(node)
+        self._edges += [DagEdge(premise, node, "IMPLIES") for premise in [*premises, *before]]
+        if contradicted_by is not None:
+            self._edges.append(DagEdge(contradicted_by, before[0], "CONTRADICTS"))
+        return node
+
+    def build(self, goal: str, goal_about: Sequence[str] = ()) -> Dag:
+        """Add the goal, implied by the last step, and close the graph."""
+        sources = [self._entity(label) for label in goal_about]
+        node = self._add("g", "GOAL", goal)
+        self._edges += [DagEdge(source, node, "REQUIRES") for source in sources]
+        self._edges.append(DagEdge(self._steps[-1], node, "IMPLIES"))
+        return Dag(
+            nodes=tuple(self._nodes),
+            edges=tuple(self._edges),
+            logical_form=f"{' & '.join(self._facts)} |- {goal}",
+            steps=len(self._steps),
+        )
+
+    def _entity(self, label: str) -> str:
+        if label not in self._entities:
+            self._entities[label] = self._add(f"e{len(self._entities)}", "ENTITY", label)
+        return self._entities[label]
+
+    def _add(self, name: str, node_type: str, text: str) -> str:
+        self._nodes.append(DagNode(name, node_type, text))
+        return name
+
+
+def trait_code(trait: Trait) -> str:
+    """The trait's name in DAG texts, for example ``t1b``."""
+    return f"t{trait[0]}{'ab'[trait[1]]}"
+
+
+def draw_traits(rng: random.Random, count: int) -> list[Trait]:
+    """`count` compatible traits: one side each of different pairs."""
+    return [(pair, rng.randrange(2)) for pair in rng.sample(range(TRAIT_PAIRS), count)]
+
+
+def listed(words: Sequence[str]) -> str:
+    """``K``, ``K and B``, ``K, B and T``."""
+    if len(words) == 1:
+        return words[0]
+    return f"{', '.join(words[:-1])} and {words[-1]}"

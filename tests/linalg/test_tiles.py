@@ -1,0 +1,124 @@
+# ruff: noqa: E741 -- O and I are the shape letters of the project
+"""Tiles of the masked mean and the memory plan, against dense masks."""
+
+import pytest
+import torch
+from dense_oracle import mask, random_adapter, reconstruct
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from igascale.linalg.contrasts import build_contrasts
+from igascale.linalg.tiles import MaskedMean, Workspace, plan_tiles
+
+CPU = torch.device("cpu")
+
+
+def source_of(adapters, tau, norm, rows):
+    return MaskedMean(build_contrasts(*(torch.stack(x) for x in zip(*adapters))), tau, norm, rows)
+
+
+def gather(tiles, like):
+    dense = torch.full(like.shape, float("nan"), dtype=like.dtype)
+    for i, j, tile in tiles:
+        dense[:, i:j] = tile
+    return dense
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    O=st.integers(1, 17),
+    I=st.integers(1, 17),
+    D=st.integers(1, 5),
+    rows=st.integers(1, 20),
+    norm=st.sampled_from(["none", "mean", "relative"]),
+    tau=st.sampled_from([0.0, 0.1, 0.5, 5.0]),
+    scale=st.sampled_from([1e-4, 1.0]),
+)
+def test_tiles_and_statistics_match_dense_masks(O, I, D, rows, norm, tau, scale):
+    adapters = [random_adapter(O, I, 2, D, seed=k, scale=scale) for k in range(2)]
+    source = source_of(adapters, tau, norm, rows)
+    ghat = torch.stack([reconstruct(*x) for x in adapters])
+    mean = ghat.mean(1)
+    M = torch.ones_like(mean) if D == 1 else torch.stack([mask(g, tau, norm) for g in ghat])
+    unit = source.contrasts.scale_N[:, None, None]
+    close = {"rtol": 1e-9, "atol": 1e-12 * scale}
+    torch.testing.assert_close(unit * gather(source.tiles(), mean), mean * M, **close)
+    torch.testing.assert_close(source.mask_mean_N, M.mean((1, 2)), rtol=1e-9, atol=1e-9)
+    square = unit[:, 0, 0] ** 2
+    torch.testing.assert_close(source.masked_sq_N * square, (mean * M).square().sum((1, 2)), rtol=1e-9, atol=0)
+    change_sq = (mean * M - mean).square().sum((1, 2))
+    torch.testing.assert_close(source.change_sq_N * square, change_sq, rtol=1e-7, atol=1e-20 * scale**2)
+    torch.testing.assert_close(unit * gather(source.change_tiles(), mean), mean * M - mean, **close)
+
+
+@pytest.mark.parametrize("norm", ["none", "mean", "relative"])
+def test_float32_tiles_are_as_good_as_dense_float32(norm):
+    exact = [random_adapter(70, 50, 4, 4, scale=0.3)]
+    single = [tuple(x.float() for x in exact[0])]
+    ghat = reconstruct(*(x.double() for x in single[0]))
+    truth = ghat.mean(0) * mask(ghat, 0.5, norm)
+    source = source_of(single, 0.5, norm, 16)
+    got = source.contrasts.scale_N[0] * gather(source.tiles(), truth.float()[None])[0]
+    assert (got - truth).norm() <= 3e-6 * truth.norm()
+
+
+def test_no_mask_changes_nothing_to_the_last_bit():
+    source = source_of([random_adapter(20, 30, 3, 4, dtype=torch.float32)], 0.0, "relative", 7)
+    assert all(tile.count_nonzero() == 0 for _, _, tile in source.change_tiles())
+    assert source.mask_mean_N.item() == 1
+    assert source.change_sq_N.item() == 0
+
+
+@pytest.mark.parametrize("norm", ["none", "mean", "relative"])
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_zero_gradients_stay_zero(norm, tau):
+    a, b, A, B = random_adapter(8, 6, 2, 3, dtype=torch.float32)
+    source = source_of([(a * 0, b * 0, A, B)], tau, norm, 3)
+    assert all(torch.equal(tile, torch.zeros_like(tile)) for _, _, tile in source.tiles())
+    assert source.mask_mean_N.item() == 1
+
+
+def test_tiles_can_be_written_to_a_matrix_and_generated_again():
+    source = source_of([random_adapter(20, 30, 3, 4, seed=k) for k in range(2)], 0.5, "relative", 6)
+    into = torch.empty(2, 20, 30, dtype=torch.float64)
+    assert [(i, j) for i, j, _ in source.tiles(into=into)] == [(0, 6), (6, 12), (12, 18), (18, 20)]
+    assert torch.equal(gather(source.tiles(), into), into)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    O=st.integers(1, 6000),
+    I=st.integers(1, 6000),
+    megabytes=st.sampled_from([0.3, 2, 20, 300]),
+    keep=st.booleans(),
+)
+def test_plans_stay_within_the_budget(n, O, I, megabytes, keep):
+    budget = megabytes * 2**20
+    plan = plan_tiles(n, (O, I), torch.float32, CPU, budget, keep)
+    assert 1 <= plan.rows <= O
+    assert 1 <= plan.batch <= n
+    assert plan.batch == 1 or plan.rows == O
+    buffers = (2 if plan.cached else 3) * plan.batch * plan.rows * I * 4
+    assert buffers + plan.cached * plan.batch * O * I * 4 <= plan.bytes <= budget
+
+
+def test_plan_caches_when_it_can_and_batches_small_adapters():
+    assert plan_tiles(1, (4096, 4096), torch.float32, CPU, 2**27).cached
+    assert not plan_tiles(1, (4096, 4096), torch.float32, CPU, 2**26).cached
+    assert not plan_tiles(1, (4096, 4096), torch.float32, CPU, 2**27, keep=False).cached
+    assert plan_tiles(16, (128, 128), torch.float32, CPU, 2**28).batch == 16
+
+
+def test_budget_below_one_row_is_refused():
+    with pytest.raises(ValueError, match=r"memory_mb=0\.01 .*64x4096.*raise memory_mb"):
+        plan_tiles(1, (64, 4096), torch.float32, CPU, 0.01 * 2**20)
+
+
+def test_workspace_hands_out_disjoint_memory_within_its_size():
+    plan = plan_tiles(1, (10, 7), torch.float32, CPU, 2**20)
+    workspace = Workspace([plan], CPU)
+    for _ in range(2):
+        buffers = [workspace.take((10, 7), torch.float32).fill_(k) for k in range(3)]
+        assert [b.unique().tolist() for b in buffers] == [[0.0], [1.0], [2.0]]
+        workspace.reset()
