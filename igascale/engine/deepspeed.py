@@ -92,7 +92,8 @@ class DeepSpeedEngine(Engine):
         self.optimizer = make_optimizer(list(self.parameters.values()))
         # DeepSpeed warns of every optimizer it does not know by name; this one is tested under it.
         logger = logging.getLogger("DeepSpeed")
-        level, _ = logger.level, logger.setLevel(logging.ERROR)
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         self._engine = deepspeed.initialize(model=model, optimizer=self.optimizer, config=config)[0]
         logger.setLevel(level)
         self.bf16_gradient = bool(config["bf16"]["enabled"]) and config["zero_optimization"]["stage"] == 1

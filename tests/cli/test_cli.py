@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner
-
 import runs
-from igascale.cli import COMMANDS, main
+from click.testing import CliRunner
 from launching import environment, igascale
+
+from igascale.cli import COMMANDS, main
 
 
 @pytest.fixture(scope="module")

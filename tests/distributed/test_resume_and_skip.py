@@ -1,9 +1,8 @@
 """On two ranks: a resumed run is the undisturbed one to the bit; a NaN on one rank is skipped by both alike."""
 
 import pytest
-import torch
-
 import runs
+import torch
 from launching import launch
 
 
@@ -20,7 +19,9 @@ def test_resume_is_bitwise(folder, tmp_path, extra):
     saved = torch.load(tmp_path / "resume.pt")
     assert all(torch.equal(saved["whole"][k], saved["parts"][k]) for k in saved["whole"])
     whole, parts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
-    losses = [[line.split('"seconds"')[0] for line in text.splitlines() if '"train"' in line] for text in (whole, parts)]
+    losses = [
+        [line.split('"seconds"')[0] for line in text.splitlines() if '"train"' in line] for text in (whole, parts)
+    ]
     assert len(losses[0]) == 6
     assert losses[0] == losses[1]
 

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+import runs
 import torch
 
-import runs
 from igascale import assemble
 from igascale.engine.deepspeed import init_distributed
 from igascale.errors import UserError
@@ -37,7 +37,7 @@ def main() -> None:
         return reduce(sums, denominator_D)
 
     def watched(*arguments):
-        before = {k: v for k, v in engine.get_state().tensors.items()}
+        before = dict(engine.get_state().tensors.items())
         report, tokens = one_step(*arguments)
         after = engine.get_state()
         seen.append((bool(report.skipped), all(torch.equal(before[k], after.tensors[k]) for k in before), after.steps))

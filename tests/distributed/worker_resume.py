@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+import runs
 import torch
 
-import runs
 from igascale import assemble
 from igascale.engine.deepspeed import init_distributed
 from igascale.trainer import Trainer

@@ -40,7 +40,13 @@ def test_wheel_contents(tmp_path):
     (wheel,) = (tmp_path / "out").glob("igascale-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"igascale"}
-    for expected in ("hooks/iga.py", "launchers/deepspeed.py", "ds_configs/zero2.json", "py.typed", "isomers/schema.py"):
+    for expected in (
+        "hooks/iga.py",
+        "launchers/deepspeed.py",
+        "ds_configs/zero2.json",
+        "py.typed",
+        "isomers/schema.py",
+    ):
         assert f"igascale/{expected}" in names
     packaged = {n for n in names if n.endswith(".py")}
     on_disk = {f"igascale/{p.relative_to(ROOT / 'igascale')}" for p in (ROOT / "igascale").rglob("*.py")}

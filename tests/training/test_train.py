@@ -8,15 +8,15 @@ import sys
 import time
 
 import pytest
+import runs
+from launching import environment, igascale
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import runs
 from igascale import assemble
 from igascale.errors import UserError
 from igascale.trainer import Trainer
-from launching import environment, igascale
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(base, tmp_path):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     step = int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))

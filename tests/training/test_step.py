@@ -1,0 +1,189 @@
+"""One optimizer step: accumulation, clipping, the reference gradient, the auxiliary set, what a hook may not return."""
+
+import pytest
+import runs
+import torch
+
+from igascale import assemble, hooks
+from igascale.engine.base import assign_owners
+from igascale.hooks import FactorGrads, GradientHook, HookContext
+from igascale.isomers.batches import collate
+from igascale.loss import domain_token_losses, supervised_logits
+from igascale.schedule import learning_rate
+from igascale.step import check_result
+from igascale.trainer import Trainer
+from igascale.validation import validation_losses
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return runs.prepare(tmp_path_factory.mktemp("step"))
+
+
+def parts(path, tmp_path, *overrides, b_scale=0.02):
+    config = runs.load(path, f"output_dir={tmp_path / 'run'}", *overrides)
+    student = assemble.build_student(config, CPU)
+    for i, adapter in enumerate(student.adapters.values()):
+        torch.manual_seed(i)
+        adapter.B.data.normal_(std=b_scale)
+    return config, student, assemble.load_data(config, student.tokenizer)
+
+
+def record_hook(path, tmp_path, *overrides):
+    """Run one step; return what the hook was given and what the engine was handed."""
+    config, student, data = parts(path, tmp_path, "train.max_steps=1", "eval.every=null", *overrides)
+    hook = assemble.build_hook(config)
+    engine = assemble.build_engine(config, student, hook, CPU)
+    seen = {}
+    combine, apply = hook.combine, engine.apply
+
+    def watched_combine(grads, adapters, ctx):
+        seen["grads"], seen["ctx"] = grads, ctx
+        seen["result"] = combine(grads, adapters, ctx)
+        return seen["result"]
+
+    def watched_apply(grads):
+        seen["applied"] = grads
+        apply(grads)
+
+    hook.combine, engine.apply = watched_combine, watched_apply
+    trainer = Trainer(config, data, student, hook, engine)
+    trainer.train()
+    return seen, config, student, data
+
+
+@pytest.mark.parametrize("reduction", ["token", "instance"])
+def test_micro_batches_of_any_size_give_the_same_domain_gradients(path, tmp_path, reduction):
+    results = []
+    for size in ("null", "64", "5", "1"):
+        overrides = [f"train.loss_reduction={reduction}", f"train.micro_batch_size={size}"]
+        results.append(record_hook(path, tmp_path / size, *overrides)[0])
+    for other in results[1:]:
+        torch.testing.assert_close(other["ctx"].losses, results[0]["ctx"].losses, rtol=1e-5, atol=1e-6)
+        for name, grad in results[0]["grads"].items():
+            for got, want in ((other["grads"][name].a, grad.a), (other["grads"][name].b, grad.b)):
+                assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def test_domain_gradients_are_those_of_autograd(path, tmp_path):
+    """Through the trainer's whole path: the mean token loss of each domain over all 8 groups of the step."""
+    seen, config, student, data = record_hook(path, tmp_path)
+    config, student, data = parts(path, tmp_path / "again")
+    examples = [e for g in data.schedule.groups_of_step(0) for e in data.train.groups[g]]
+    for n, domain in enumerate(data.train.domains):
+        rows = [e for e in examples if e.domain == n]
+        batch = collate(rows, student.tokenizer.pad_token_id, "token")
+        logits = student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits_NV, labels_N, _ = supervised_logits(logits, batch.labels)
+        loss = torch.nn.functional.cross_entropy(logits_NV, labels_N)
+        assert abs(float(loss) - float(seen["ctx"].losses[n])) < 1e-5, domain
+        student.model.zero_grad()
+        loss.backward()
+        for fqn, adapter in student.adapters.items():
+            assert (seen["grads"][fqn].a[n] - adapter.A.grad).norm() <= 1e-5 * adapter.A.grad.norm()
+            assert (seen["grads"][fqn].b[n] - adapter.B.grad).norm() <= 1e-5 * adapter.B.grad.norm()
+
+
+def test_clipping_scales_gradient_and_reference_alike(path, tmp_path):
+    seen, *_ = record_hook(path, tmp_path, "hook.name=iga", "optimizer.max_grad_norm=0.001")
+    result, applied = seen["result"], seen["applied"]
+    norm = torch.stack([t.norm() for g in result.values() for t in (g.a, g.b)]).norm()
+    assert norm > 0.001
+    for fqn, grad in result.items():
+        for part in ("a", "b", "reference_a", "reference_b"):
+            torch.testing.assert_close(getattr(applied[fqn], part), getattr(grad, part) * (0.001 / norm))
+    clipped = torch.stack([t.norm() for g in applied.values() for t in (g.a, g.b)]).norm()
+    torch.testing.assert_close(float(clipped), 0.001, rtol=1e-5, atol=0)
+
+
+def test_no_clipping_below_the_limit(path, tmp_path):
+    seen, *_ = record_hook(path, tmp_path, "optimizer.max_grad_norm=1e6")
+    assert all(torch.equal(seen["applied"][k].a, g.a) for k, g in seen["result"].items())
+
+
+class DummyScale(GradientHook):
+    """IRMv1's statistic, E_p[z] - z_y, backpropagated beside the loss; the combination itself is the mean."""
+
+    @staticmethod
+    def auxiliary(logits_TV, labels_T):
+        expected = (logits_TV.softmax(-1) * logits_TV).sum(-1)
+        return expected - logits_TV.gather(-1, labels_T[:, None])[:, 0]
+
+    def combine(self, grads, adapters, ctx):
+        self.seen = ctx
+        return {k: FactorGrads(g.a.mean(0), g.b.mean(0)) for k, g in grads.items()}
+
+
+def test_auxiliary_set_reaches_the_hook(path, tmp_path):
+    config, student, data = parts(path, tmp_path, "train.max_steps=1", "train.micro_batch_size=6", "eval.every=null")
+    hook = DummyScale()
+    engine = assemble.build_engine(config, student, hook, CPU)
+    Trainer(config, data, student, hook, engine).train()
+    config, student, data = parts(path, tmp_path / "again")
+    examples = [e for g in data.schedule.groups_of_step(0) for e in data.train.groups[g]]
+    for n in range(len(data.train.domains)):
+        batch = collate([e for e in examples if e.domain == n], 0, "token")
+        logits = student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        statistic = DummyScale.auxiliary(*supervised_logits(logits, batch.labels)[:2]).mean()
+        assert abs(float(statistic) - float(hook.seen.aux_values[n])) < 1e-5
+        student.model.zero_grad()
+        statistic.backward()
+        for fqn, adapter in student.adapters.items():
+            assert (hook.seen.aux[fqn].a[n] - adapter.A.grad).norm() <= 1e-4 * adapter.A.grad.norm()
+            assert (hook.seen.aux[fqn].b[n] - adapter.B.grad).norm() <= 1e-4 * adapter.B.grad.norm()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda r: r.popitem() and r, "exactly the adapters"),
+        (lambda r: {k: FactorGrads(g.a.T, g.b) for k, g in r.items()}, r"\.a must be"),
+        (lambda r: {k: FactorGrads(g.a, g.b.double()) for k, g in r.items()}, r"\.b must be .*float32"),
+        (lambda r: {k: FactorGrads(g.a, g.b, stats={"x": torch.ones(())}) for k, g in r.items()}, "stats"),
+    ],
+)
+def test_a_hook_that_breaks_its_contract_is_stopped(spoil, expected):
+    grads = {"q": hooks.DomainFactorGrads(torch.ones(2, 3, 5), torch.ones(2, 4, 3))}
+    mean = hooks.build("mean", {})
+    result = mean.combine(grads, {}, HookContext(domains=("x", "y")))
+    check_result(result, grads, mean)
+    with pytest.raises(ValueError, match=expected):
+        check_result(spoil(result), grads, mean)
+
+
+def test_validation_losses_are_plain_means(path, tmp_path):
+    config, student, data = parts(path, tmp_path, "lora.dropout=0.5")
+    engine = assemble.build_engine(config, student, hooks.build("mean", {}), CPU)
+    found = validation_losses(engine, data.ood, max_groups=3, micro_batch_size=4, pad_token_id=0)
+    assert student.model.training
+    student.model.eval()
+    for n, domain in enumerate(data.ood.domains):
+        batch = collate([g[n] for g in data.ood.groups[:3]], 0, "token")
+        logits = student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        losses = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, 2)
+        assert abs(found[domain] - float(losses[n] / (batch.labels != -100).sum())) < 1e-5
+
+
+def test_owners_share_the_work():
+    class Shape:
+        def __init__(self, out_features, in_features):
+            self.out_features, self.in_features = out_features, in_features
+
+    adapters = {f"l{i}.{n}": Shape(o, 64) for i in range(8) for n, o in (("q", 64), ("k", 16), ("v", 16), ("o", 64))}
+    for world in (1, 2, 3, 8):
+        owners = assign_owners(adapters, world)
+        assert list(owners) == list(adapters)
+        load = [sum(adapters[k].out_features for k, r in owners.items() if r == rank) for rank in range(world)]
+        assert max(load) - min(load) <= 64
+    assert set(assign_owners(dict(list(adapters.items())[:2]), 4).values()) == {0, 1}  # some ranks own none
+
+
+def test_learning_rate():
+    rates = [learning_rate(t, 100, 2.0, 0.03) for t in range(100)]
+    assert rates[:4] == [pytest.approx(2 / 3), pytest.approx(4 / 3), 2.0, 2.0]
+    assert all(a > b for a, b in zip(rates[3:], rates[4:]))
+    assert 0 < rates[-1] < 0.01
+    assert learning_rate(0, 1, 2.0, 0.03) == 2.0
+    assert learning_rate(50, 100, 1.0, 0.0) == pytest.approx(0.5)
