@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,11 +35,13 @@ class DemoSettings:
     validation_groups: int = 100
     ood_groups: int = 100
     processes: int = 2
+    kinds: tuple[str, ...] = ("ordering", "rules", "selection", "counting")
+    steps: tuple[int, int] = (2, 2)
     base_steps: int | None = None
-    train_steps: int = 120
-    groups_per_batch: int = 16
-    r: int = 8
-    lr: float = 5e-3
+    train_steps: int = 450
+    groups_per_batch: int = 8
+    r: int = 16
+    lr: float = 4e-3
 
 
 def run_demo(out: Path, settings: DemoSettings, seed: int, fresh: bool) -> None:
@@ -93,6 +95,8 @@ def _generate(console: Console, out: Path, settings: DemoSettings, seed: int) ->
         groups=settings.groups,
         validation_groups=settings.validation_groups,
         ood_groups=settings.ood_groups,
+        kinds=settings.kinds,
+        steps=settings.steps,
         seed=seed,
     )
     for name, record in manifest.files.items():
@@ -112,7 +116,9 @@ def _pretrain(console: Console, out: Path, settings: DemoSettings, seed: int) ->
     started = _headline(
         console, 2, "a base model: BPE tokenizer, small Llama, pre-trained on vocabulary and sub-skills"
     )
-    base = BaseModelSettings(steps=settings.base_steps) if settings.base_steps else BaseModelSettings()
+    base = BaseModelSettings(kinds=settings.kinds)
+    if settings.base_steps:
+        base = replace(base, steps=settings.base_steps)
 
     def progress(step: int, total: int, loss: float) -> None:
         if step % max(1, total // 5) == 0:
