@@ -159,11 +159,15 @@ class GradientHook(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State to be saved with a checkpoint: tensors, numbers and strings. The default hook has none."""
+        """State to be saved with a checkpoint: a (nested) dict of tensors, numbers and strings; none by default.
+
+        What belongs to one adapter goes under ``state["adapters"][fqn]``: a checkpoint takes it from the rank that owns
+        the adapter, and the rest from the first rank, so everything else must be the same on every rank.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what a checkpoint holds: every rank gets the state of all adapters, also of those it does not own."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
 

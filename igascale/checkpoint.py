@@ -80,14 +80,15 @@ def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None
     save_adapter(temporary / "adapter")
     save_file(checkpoint.master.tensors, temporary / "optimizer.safetensors")
     save_file(checkpoint.rng, temporary / "rng.safetensors")
-    hook_tensors = {k: v.contiguous() for k, v in checkpoint.hook.items() if isinstance(v, Tensor)}
+    hook_tensors: dict[str, Tensor] = {}
+    hook_rest = _take_tensors(checkpoint.hook, "", hook_tensors)
     if hook_tensors:
         save_file(hook_tensors, temporary / "hook.safetensors")
     state = {
         "step": checkpoint.step,
         "optimizer_steps": checkpoint.master.steps,
         "world_size": checkpoint.world_size,
-        "hook": {k: v for k, v in checkpoint.hook.items() if not isinstance(v, Tensor)},
+        "hook": hook_rest,
         "counters": checkpoint.counters,
         "config": checkpoint.config,
     }
@@ -142,9 +143,9 @@ def load(folder: Path) -> Checkpoint:
     """
     verify(folder)
     state = json.loads((folder / "state.json").read_text())
-    hook: dict[str, Any] = dict(state["hook"])
+    hook: dict[str, Any] = state["hook"]
     if (folder / "hook.safetensors").is_file():
-        hook |= load_file(folder / "hook.safetensors")
+        _put_tensors(hook, load_file(folder / "hook.safetensors"))
     return Checkpoint(
         step=state["step"],
         master=MasterState(state["optimizer_steps"], load_file(folder / "optimizer.safetensors")),
@@ -209,6 +210,31 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+_SEPARATOR = "\x1f"  # between the keys of nested dicts; in no adapter's name
+
+
+def _take_tensors(tree: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The tree without its tensors, which are put into ``tensors`` by path."""
+    rest: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rest[key] = _take_tensors(value, f"{prefix}{key}{_SEPARATOR}", tensors)
+        elif isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value.detach().cpu().contiguous()
+        else:
+            rest[key] = value
+    return rest
+
+
+def _put_tensors(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for path, tensor in tensors.items():
+        *above, last = path.split(_SEPARATOR)
+        node = tree
+        for key in above:
+            node = node[key]
+        node[last] = tensor
 
 
 def _digest(path: Path) -> dict[str, Any]:

@@ -51,6 +51,23 @@ class MergeReport:
     dtype: str
     verification: Verification | None
 
+    def describe(self) -> str:
+        """A few lines for the terminal."""
+        files = "1 weight file" if self.shards == 1 else f"{self.shards} weight files"
+        lines = [f"Merged {self.merged_modules} modules into {self.out} ({files}, {self.dtype})."]
+        check = self.verification
+        if check is None:
+            lines.append("Not verified (--no-verify).")
+        else:
+            lines.append(
+                f"Verified against base + adapter: logits differ by at most {check.max_abs_difference:.2e}, "
+                f"relative {check.relative_difference:.2e} (tolerance {check.tolerance:.0e}; the adapter "
+                f"itself changes them by {check.adapter_effect:.2e})."
+            )
+            if check.adapter_effect < check.relative_difference:
+                lines.append(f"Warning: the adapter's effect is smaller than the rounding of {self.dtype}.")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -236,8 +236,16 @@ class Trainer:
         comm = self.engine.comm
         master = self.engine.get_state()
         rng: dict[str, Tensor] = {}
-        for rank, states in enumerate(comm.gather_objects(_rng_states())):
+        hook_states = []
+        for rank, (states, hook_state) in enumerate(comm.gather_objects((_rng_states(), self.hook.state_dict()))):
             rng |= {f"rank{rank}.{name}": state for name, state in states.items()}
+            hook_states.append(hook_state)
+        hook = dict(hook_states[0])
+        if "adapters" in hook:
+            owners = self.engine.owners
+            hook["adapters"] = {
+                k: hook_states[r]["adapters"][k] for k, r in owners.items() if k in hook_states[r]["adapters"]
+            }
         if self.main:
             counters: dict[str, Any] = dict(self.counters)
             state = Checkpoint(

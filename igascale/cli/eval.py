@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from igascale.evaluation.results import EvaluationResult
     from igascale.isomers.schema import IsomerGroup
-
-RESULT_FILE = "evaluation.json"
-SAMPLES_FILE = "samples.jsonl"
 
 
 @click.command("eval")
@@ -73,6 +69,7 @@ def command(
     Writes evaluation.json (the numbers) and samples.jsonl (every answer).
     """
     from igascale.errors import UserError
+    from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, write_result
     from igascale.locate import locate
 
     located = locate(model)
@@ -112,18 +109,6 @@ def command(
     console.print(
         f"Written: {folder / RESULT_FILE}, {folder / SAMPLES_FILE}", soft_wrap=True, highlight=False, markup=False
     )
-
-
-def write_result(result: EvaluationResult, folder: Path) -> None:
-    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete."""
-    import json
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).unlink(missing_ok=True)
-    with (folder / SAMPLES_FILE).open("w", encoding="utf-8") as file:
-        for sample in result.samples:
-            file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
-    (folder / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
 
 
 def _read(file: str, limit: int | None) -> list[IsomerGroup]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
-
-if TYPE_CHECKING:
-    from igascale.merge import MergeReport
 
 
 @click.command("merge")
@@ -45,22 +40,4 @@ def command(adapter: str, out: str, base: str | None, verify: bool) -> None:
     from igascale.merge import merge_adapter
 
     report = merge_adapter(resolved, located.adapter, out, verify=verify)
-    Console().print(describe(report), soft_wrap=True, highlight=False, markup=False)
-
-
-def describe(report: MergeReport) -> str:
-    """A few lines for the terminal."""
-    files = "1 weight file" if report.shards == 1 else f"{report.shards} weight files"
-    lines = [f"Merged {report.merged_modules} modules into {report.out} ({files}, {report.dtype})."]
-    check = report.verification
-    if check is None:
-        lines.append("Not verified (--no-verify).")
-    else:
-        lines.append(
-            f"Verified against base + adapter: logits differ by at most {check.max_abs_difference:.2e}, "
-            f"relative {check.relative_difference:.2e} (tolerance {check.tolerance:.0e}; the adapter "
-            f"itself changes them by {check.adapter_effect:.2e})."
-        )
-        if check.adapter_effect < check.relative_difference:
-            lines.append(f"Warning: the adapter's effect is smaller than the rounding of {report.dtype}.")
-    return "\n".join(lines)
+    Console().print(report.describe(), soft_wrap=True, highlight=False, markup=False)

@@ -164,8 +164,8 @@ def _train(console: Console, out: Path, settings: DemoSettings, seed: int, name:
 
 
 def _evaluate(console: Console, out: Path) -> list[Any]:
-    from igascale.cli.eval import write_result
     from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
+    from igascale.evaluation.results import write_result
     from igascale.evaluation.tables import MethodResult
     from igascale.isomers.schema import read_groups
 
@@ -196,12 +196,11 @@ def _train_records(run: Path) -> list[dict[str, Any]]:
 
 
 def _merge(console: Console, out: Path) -> None:
-    from igascale.cli.merge import describe
     from igascale.merge import merge_adapter
 
     started = _headline(console, 5, "merge the 'iga' adapter into the base weights, and check the logits")
     report = merge_adapter(out / "base", out / "iga" / "adapter", out / "merged")
-    console.print(describe(report))
+    console.print(report.describe())
     console.print(f"({time.perf_counter() - started:.0f} s)")
 
 

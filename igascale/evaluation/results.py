@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from igascale.errors import UserError
 from igascale.evaluation.accuracy import Accuracy, Sample
+
+RESULT_FILE = "evaluation.json"
+SAMPLES_FILE = "samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -96,3 +100,13 @@ def read_result(file: Path) -> EvaluationResult:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"
         raise UserError(f"{file} is not an evaluation.json: {where}: {first['msg']}") from None
+
+
+def write_result(result: EvaluationResult, folder: Path) -> None:
+    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_FILE).unlink(missing_ok=True)
+    with (folder / SAMPLES_FILE).open("w", encoding="utf-8") as file:
+        for sample in result.samples:
+            file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
+    (folder / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
