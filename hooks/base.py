@@ -76,7 +76,7 @@ class HookContext:
     Attributes:
         step: optimizer steps taken before this one.
         domains: the names of the D domains, in the order of the leading dimension of the gradients.
-        losses: ``[D]``, each domain's mean loss over the whole batch, averaged over all ranks.
+        losses: ``[D]``, float64 on the CPU: each domain's mean loss over the whole batch, averaged over all ranks.
         sum_over_shards: adds a tensor over the ranks that each hold a share of the adapters (a Gramian, say). The
             identity where one process holds them all.
         seed: the run's seed; see :meth:`generator`.
@@ -185,7 +185,7 @@ class WeightedHook(GradientHook):
         """Weights of the domains.
 
         Args:
-            gram: ``[D, D]``, float64, inner products of the domain gradients over all adapters of all ranks.
+            gram: ``[D, D]``, float64 on the CPU: inner products of the domain gradients over all adapters of all ranks.
             ctx: see :class:`HookContext`; ``ctx.losses`` are the domain losses.
 
         Returns:
@@ -203,7 +203,8 @@ class WeightedHook(GradientHook):
         for grad in grads.values():
             for g in (grad.a.flatten(1).double(), grad.b.flatten(1).double()):
                 gram_DD = gram_DD.to(g.device) + g @ g.T
-        w_D = self.weights(ctx.sum_over_shards(gram_DD), ctx).float()
+        w_D = self.weights(ctx.sum_over_shards(gram_DD.cpu()), ctx).float()
         return {
-            fqn: FactorGrads(torch.tensordot(w_D, g.a, 1), torch.tensordot(w_D, g.b, 1)) for fqn, g in grads.items()
+            fqn: FactorGrads(torch.tensordot(w_D.to(g.a.device), g.a, 1), torch.tensordot(w_D.to(g.b.device), g.b, 1))
+            for fqn, g in grads.items()
         }

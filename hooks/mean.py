@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
-from igascale.hooks.base import HookContext, WeightedHook
+from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 
 
-class Mean(WeightedHook):
+class Mean(GradientHook):
     r"""Average of the domain gradients.
 
-    .. math:: w_n = 1 / D
+    .. math:: g = \frac1D \sum_n g_n
 
     Reference: `Invariant Gradient Alignment <https://arxiv.org/abs/2606.05025>`_, Eq. 1 (ERM-SFT).
 
     Example:
-        >>> Mean().weights(torch.eye(2), HookContext())
-        tensor([0.5000, 0.5000])
+        >>> import torch
+        >>> grads = {"q_proj": DomainFactorGrads(torch.tensor([[[1.0]], [[3.0]]]), torch.zeros(2, 1, 1))}
+        >>> Mean().combine(grads, {}, HookContext())["q_proj"].a
+        tensor([[2.]])
     """
 
-    def weights(self, gram: Tensor, ctx: HookContext) -> Tensor:
-        """See the class."""
-        return torch.full_like(gram[0], 1 / gram.shape[0])
+    def combine(
+        self,
+        grads: Mapping[str, DomainFactorGrads],
+        adapters: Mapping[str, AdapterFactors],
+        ctx: HookContext,
+    ) -> dict[str, FactorGrads]:
+        """Average over domains; see the class. (A ``WeightedHook`` would compute a Gramian that it does not need.)"""
+        return {fqn: FactorGrads(g.a.mean(0), g.b.mean(0)) for fqn, g in grads.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Split:
         groups: per group, one example per domain.
         truncated: how many examples lost tokens to ``data.max_length``.
         seeds: the seed problems that the groups come from.
+        sha256: of the file.
     """
 
     source: str
@@ -42,6 +44,7 @@ class Split:
     groups: list[list[Example]]
     truncated: int
     seeds: frozenset[str]
+    sha256: str
 
 
 @dataclass
@@ -90,6 +93,22 @@ def load_data(config: RunConfig, tokenizer: Any) -> Data:
     return Data(train, validation or None, ood or None, schedule, steps)
 
 
+def check_room(data: Data, model: nn.Module) -> None:
+    """Refuse texts that are longer than the model has positions for.
+
+    Raises:
+        UserError: names the file and the largest ``data.max_length`` that fits.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    for split in (data.train, data.validation, data.ood):
+        longest = max((len(e.input_ids) for g in split.groups for e in g), default=0) if split else 0
+        if split and room is not None and longest > room:
+            raise UserError(
+                f"{split.source}: a text of {longest} tokens, the model has {room} positions; set data.max_length={room} "
+                "(longer texts are then cut, and counted)"
+            )
+
+
 def _load_split(source: str, domains: tuple[str, ...] | None, tokenizer: Any, max_length: int) -> Split:
     groups: list[IsomerGroup] = read_groups(source)
     if not groups:
@@ -101,7 +120,8 @@ def _load_split(source: str, domains: tuple[str, ...] | None, tokenizer: Any, ma
     domains = domains or present
     examples = encode_groups(groups, tokenizer, domains, max_length, source)
     truncated = sum(bool(e.truncated) for group in examples for e in group)
-    return Split(source, domains, examples, truncated, frozenset(g.seed_id for g in groups))
+    sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    return Split(source, domains, examples, truncated, frozenset(g.seed_id for g in groups), sha256)
 
 
 def build_student(config: RunConfig, device: torch.device) -> Student:
@@ -141,6 +161,10 @@ def start(config: RunConfig) -> torch.device:
 
         load_ds_config(config.engine.ds_config, bf16=False)  # refuse what is wrong before ranks wait for each other
         return init_distributed()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "engine.name is 'single', but a launcher started several processes; set engine.name: deepspeed, or start one"
+        )
     if torch.cuda.is_available():
         return torch.device("cuda")
     os.environ.setdefault(

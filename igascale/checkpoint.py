@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class Checkpoint:
         rng: each rank's random states, ``{"rank0.torch": uint8 tensor, ...}``.
         hook: the hook's ``state_dict()``.
         config: the run's resolved configuration.
+        data: SHA-256 of the training file.
         counters: numbers that the trainer carries along.
         world_size: number of ranks that wrote it.
     """
@@ -55,18 +57,20 @@ class Checkpoint:
     rng: dict[str, Tensor]
     hook: dict[str, Any]
     config: dict[str, Any]
+    data: str
     counters: dict[str, Any] = field(default_factory=dict)
     world_size: int = 1
 
 
-def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None], keep: int) -> Path:
+def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], object], keep: int) -> Path:
     """Write and publish a checkpoint; call it on one rank.
 
     Args:
         root: the run's ``checkpoints`` folder.
         checkpoint: what to write.
         save_adapter: writes the PEFT folder to the path it is given.
-        keep: how many published checkpoints to leave; older ones are removed after publication.
+        keep: how many published checkpoints to leave; the oldest ones before this step are removed after publication.
+            Checkpoints of later steps (this run was resumed from an older one) stay until the run comes past them.
 
     Returns:
         The published folder.
@@ -74,8 +78,7 @@ def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None
     root.mkdir(parents=True, exist_ok=True)
     name = f"step-{checkpoint.step:08d}"
     temporary, final = root / f".{name}.tmp", root / name
-    for leftover in root.glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
+    _recover(root)
     temporary.mkdir()
     save_adapter(temporary / "adapter")
     save_file(checkpoint.master.tensors, temporary / "optimizer.safetensors")
@@ -90,6 +93,7 @@ def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None
         "world_size": checkpoint.world_size,
         "hook": hook_rest,
         "counters": checkpoint.counters,
+        "data": checkpoint.data,
         "config": checkpoint.config,
     }
     (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n")
@@ -106,7 +110,8 @@ def save(root: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None
     _flush(pointer)
     pointer.replace(root / LATEST)
     _flush(root)
-    for old in [*sorted(root.glob("step-*"))[:-keep], *root.glob(".step-*.tmp")]:
+    _recover(root)
+    for old in [p for p in sorted(root.glob("step-*")) if p.name <= name][:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -122,6 +127,7 @@ def find(run: Path, which: str) -> Path | None:
         UserError: the path holds no checkpoint, or ``latest`` names one that is not there.
     """
     root = (run if which == "auto" else Path(which)) / "checkpoints"
+    _recover(root)
     if which != "auto" and (Path(which) / MANIFEST).is_file():
         return Path(which)
     pointer = root / LATEST
@@ -152,9 +158,16 @@ def load(folder: Path) -> Checkpoint:
         rng=load_file(folder / "rng.safetensors"),
         hook=hook,
         config=state["config"],
+        data=state["data"],
         counters=state["counters"],
         world_size=state["world_size"],
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a verified checkpoint was written under."""
+    config: dict[str, Any] = json.loads((folder / "state.json").read_text())["config"]
+    return config
 
 
 def verify(folder: Path) -> None:
@@ -165,20 +178,19 @@ def verify(folder: Path) -> None:
     """
     others = _others(folder.parent, folder)
     try:
-        files: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except FileNotFoundError:
         raise UserError(f"{folder}: not a checkpoint, {MANIFEST} is missing; {others}") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / MANIFEST}: damaged; {others}") from None
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing from the checkpoint; {others}")
-        if path.stat().st_size != expected["bytes"]:
-            raise UserError(
-                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']} (truncated?); {others}"
-            )
-        if _digest(path) != expected:
+        if path.stat().st_size != expected[0]:
+            raise UserError(f"{path}: {path.stat().st_size} bytes instead of {expected[0]} (truncated?); {others}")
+        if _digest(path)["sha256"] != expected[1]:
             raise UserError(f"{path}: content differs from what was saved (edited or damaged); {others}")
     for name in ("state.json", "optimizer.safetensors", "rng.safetensors"):
         if name not in files:
@@ -212,6 +224,22 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def rng_states() -> dict[str, Tensor]:
+    """This process's random states, as tensors."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_rng_states(states: Mapping[str, Tensor]) -> None:
+    """Restore :func:`rng_states`."""
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 _SEPARATOR = "\x1f"  # between the keys of nested dicts; in no adapter's name
 
 
@@ -240,6 +268,16 @@ def _put_tensors(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
 def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _recover(root: Path) -> None:
+    """Clean up after a process that died while saving; a checkpoint that was being replaced comes back."""
+    for leftover in root.glob(".step-*.tmp"):
+        final = root / leftover.name.removeprefix(".").removesuffix(".tmp").removesuffix(".old")
+        if leftover.name.endswith(".old.tmp") and not final.exists():
+            leftover.rename(final)
+        else:
+            shutil.rmtree(leftover)
 
 
 def _flush(path: Path) -> None:

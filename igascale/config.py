@@ -140,7 +140,7 @@ class RunConfig(_Section):
     """Everything that decides what a run computes."""
 
     output_dir: str
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**48)
     model: ModelConfig
     lora: LoraSection = LoraSection()
     data: DataConfig
@@ -175,7 +175,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = str(self.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key}' stands here twice", key_node.start_mark
@@ -197,8 +199,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(), _Loader)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no such configuration file: {path}") from None
+    except OSError as error:
+        raise UserError(f"no such configuration file: {path} ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

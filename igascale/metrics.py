@@ -41,7 +41,9 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise UserError("logging.tensorboard needs it installed: pip install 'igascale[tensorboard]'") from None
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+            self._board = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
+            )
 
     def train(self, step: int, report: StepReport, domains: tuple[str, ...], **figures: float) -> None:
         """Record an optimizer step; ``figures`` are lr, tokens, seconds, ..."""

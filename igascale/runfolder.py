@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from igascale import checkpoint
 from igascale.config import RunConfig
+from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
 
 
@@ -38,10 +40,11 @@ def record(folder: Path, config: RunConfig, world_size: int) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    facts = json.dumps(environment(world_size), indent=1) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.to_yaml())
-        (folder / "environment.json").write_text(json.dumps(environment(world_size), indent=1) + "\n")
+        (folder / "environment.json").write_text(facts)
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
 
@@ -57,16 +60,85 @@ def environment(world_size: int) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": versions,
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "world_size": world_size,
     }
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit, where igascale runs from one (an installed wheel may lie inside somebody else's)."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
+    return done.stdout.strip() or None
+
+
+def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path | None:
+    """Create the run folder and write the configuration, or find the checkpoint to continue from; before anything loads.
+
+    Rank 0 looks and writes, every rank hears the same.
+
+    Args:
+        config: the run.
+        resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoint.find`.
+        comm: the ranks.
+
+    Returns:
+        A verified checkpoint, or ``None`` to start from the beginning.
+
+    Raises:
+        UserError: the folder holds something else, the checkpoint is not whole or belongs to another configuration, or
+            there are more ranks than groups in a step.
+    """
+    if comm.world_size > config.groups_per_step:
+        raise UserError(
+            f"{comm.world_size} processes but only {config.groups_per_step} isomer groups per optimizer step; a group is "
+            "never split between ranks: start fewer processes or raise train.groups_per_batch"
+        )
+    problem, found = "", None
+    if comm.rank == 0:
+        try:
+            found = _open(config, resume, comm.world_size)
+        except UserError as error:
+            problem = str(error)
+    problem, found = comm.gather_objects((problem, found))[0]
+    if problem:
+        raise UserError(problem)
+    return found
+
+
+def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None:
+    found = check_start(config, resume)
+    if found is not None:
+        checkpoint.verify(found)
+        checkpoint.check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
+    record(Path(config.output_dir).resolve(), config, world_size)
+    return found
+
+
+def check_start(config: RunConfig, resume: str | None) -> Path | None:
+    """Whether the run folder may be used, without writing to it.
+
+    Returns:
+        The checkpoint to continue from, if any.
+
+    Raises:
+        UserError: the folder holds something that this run does not continue.
+    """
+    folder = Path(config.output_dir).resolve()
+    found = checkpoint.find(folder, resume) if resume else None
+    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
+    if not ours and (found is None or found.resolve().parent != folder / "checkpoints"):
+        check_absent(folder)
+    return found

@@ -8,7 +8,7 @@ reference alike; DeepSpeed gets the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -106,10 +106,12 @@ def take_step(
     )
     combined = hook.combine(owned, engine.factors(engine.owned), context)
     check_result(combined, owned, hook)
-    square_2 = torch.stack([_square(g.a.mean(0), g.b.mean(0)) for g in owned.values()] or [_ZERO]).sum()
-    square_2 = torch.stack([square_2, torch.stack([_square(g.a, g.b) for g in combined.values()] or [_ZERO]).sum()])
-    report.norm_before, report.norm_after = engine.comm.sum(square_2).sqrt().tolist()
-    if not math.isfinite(report.norm_after):
+    means = [(g.a.mean(0), g.b.mean(0)) for g in owned.values()]
+    results = [(g.a, g.b) for g in combined.values()]
+    references = [(g.reference_a, g.reference_b) for g in combined.values() if hook.uses_reference]
+    squares_3 = torch.stack([_square(pairs) for pairs in (means, results, references)])
+    report.norm_before, report.norm_after, reference_norm = engine.comm.sum(squares_3).sqrt().tolist()
+    if not (math.isfinite(report.norm_after) and math.isfinite(reference_norm)):
         report.skipped = "combined gradient not finite"
         return report
     if max_grad_norm is not None and report.norm_after > max_grad_norm:
@@ -121,9 +123,6 @@ def take_step(
     engine.apply(everything)
     engine.step(lr)
     return report
-
-
-_ZERO = torch.zeros((), dtype=torch.float64)
 
 
 def check_result(
@@ -161,10 +160,10 @@ def _any_rank(engine: Engine, flag: bool) -> bool:
     return bool(engine.comm.sum(torch.tensor([float(flag)]))[0] > 0)
 
 
-def _square(a: Tensor, b: Tensor) -> Tensor:
-    return (
-        torch.linalg.vector_norm(a, dtype=torch.float64) ** 2 + torch.linalg.vector_norm(b, dtype=torch.float64) ** 2
-    ).cpu()
+def _square(pairs: Iterable[tuple[Tensor | None, ...]]) -> Tensor:
+    """Sum of the squares of every entry, float64 on the CPU."""
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float64).square() for pair in pairs for t in pair if t is not None]
+    return torch.stack(norms).sum().cpu() if norms else torch.zeros((), dtype=torch.float64)
 
 
 def _scaled(grad: FactorGrads, factor: float) -> FactorGrads:

@@ -7,15 +7,15 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from igascale import checkpoint as checkpoints
-from igascale import runfolder
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
 from igascale.capture import GradientCapture
 from igascale.checkpoint import Checkpoint
@@ -62,24 +62,23 @@ class Trainer:
         self._stop_signal = 0
         self._pad = student.tokenizer.pad_token_id
 
-    def train(self, resume: str | None = None, stop_after: int | None = None) -> None:
+    def train(self, checkpoint: Path | None = None, stop_after: int | None = None) -> None:
         """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
 
         Args:
-            resume: ``None`` for a new run; ``auto`` or a path, see :func:`igascale.checkpoint.find`.
+            checkpoint: what :func:`igascale.runfolder.open_run` returned.
             stop_after: take so many steps, write a checkpoint and return.
 
         Raises:
-            UserError: the run folder is not as it must be, or too many steps in a row were not finite.
+            UserError: the training data is not that of the checkpoint, too many steps in a row were not finite, or the
+                run folder cannot be written.
             Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
         """
-        resumed = self._open(resume)
+        resumed = checkpoints.load(checkpoint) if checkpoint else None
         torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
         if resumed:
             self._restore(resumed)
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
-        if self.main:
-            runfolder.record(self.folder, self.config, self.engine.comm.world_size)
         logging = self.config.logging
         self.log = RunLog(
             self.folder if self.main else None,
@@ -124,7 +123,7 @@ class Trainer:
             if _due(self.step, config.checkpoint.every) or stop:
                 self._save()
                 saved = self.step
-            if stop:
+            if stop and self.step < self.data.total_steps:
                 raise Interrupted(self._stop_signal or signal.SIGTERM)
         self.reporter.conclude(self.step - first)
         if saved != self.step:
@@ -215,29 +214,14 @@ class Trainer:
 
     # The run folder.
 
-    def _open(self, resume: str | None) -> Checkpoint | None:
-        """Create the run folder, or find and verify the checkpoint; rank 0 looks, every rank hears the same."""
-        problem, folder = "", None
-        if self.main:
-            try:
-                folder = checkpoints.find(self.folder, resume) if resume else None
-                if folder:
-                    checkpoints.verify(folder)
-                elif resume != "auto":
-                    runfolder.check_absent(self.folder)
-            except UserError as error:
-                problem = str(error)
-        problem, folder = self.engine.comm.gather_objects((problem, folder))[0]
-        if problem:
-            raise UserError(problem)
-        return checkpoints.load(folder) if folder else None
-
     def _save(self) -> None:
         comm = self.engine.comm
         master = self.engine.get_state()
         rng: dict[str, Tensor] = {}
         hook_states = []
-        for rank, (states, hook_state) in enumerate(comm.gather_objects((_rng_states(), self.hook.state_dict()))):
+        for rank, (states, hook_state) in enumerate(
+            comm.gather_objects((checkpoints.rng_states(), self.hook.state_dict()))
+        ):
             rng |= {f"rank{rank}.{name}": state for name, state in states.items()}
             hook_states.append(hook_state)
         hook = dict(hook_states[0])
@@ -246,29 +230,48 @@ class Trainer:
             hook["adapters"] = {
                 k: hook_states[r]["adapters"][k] for k, r in owners.items() if k in hook_states[r]["adapters"]
             }
-        if self.main:
-            counters: dict[str, Any] = dict(self.counters)
-            state = Checkpoint(
-                self.step,
-                master,
-                rng,
-                self.hook.state_dict(),
-                self.config.model_dump(mode="json"),
-                counters,
-                comm.world_size,
+        state = Checkpoint(
+            self.step,
+            master,
+            rng,
+            hook,
+            self.config.model_dump(mode="json"),
+            self.data.train.sha256,
+            dict(self.counters),
+            comm.world_size,
+        )
+        self._write(
+            lambda: checkpoints.save(
+                self.folder / "checkpoints", state, self._save_adapter, self.config.checkpoint.keep
             )
-            path = checkpoints.save(self.folder / "checkpoints", state, self._save_adapter, self.config.checkpoint.keep)
-            self.reporter.say(f"checkpoint: {path}")
-        comm.barrier()
+        )
+
+    def _write(self, write: Callable[[], Path]) -> None:
+        """Write on rank 0; if that fails, every rank stops with the same message."""
+        problem = ""
+        if self.main:
+            try:
+                self.reporter.say(f"written: {write()}")
+            except (OSError, SafetensorError) as error:
+                problem = str(error)
+        if problem := self.engine.comm.gather_objects(problem)[0]:
+            raise UserError(
+                f"{self.folder} cannot be written at step {self.step}: {problem}. Earlier checkpoints are intact: make room, "
+                "then --resume auto"
+            )
 
     def _restore(self, saved: Checkpoint) -> None:
-        checkpoints.check_same_mathematics(saved.config, self.config.model_dump(mode="json"))
+        if saved.data != self.data.train.sha256:
+            raise UserError(
+                f"{self.data.train.source} is not the file that the checkpoint was trained on (its SHA-256 differs); bring "
+                "that one back, or start a new run"
+            )
         self.engine.set_state(saved.master)
         self.hook.load_state_dict(saved.hook)
         self.step = saved.step
         self.counters |= saved.counters
         prefix = f"rank{self.engine.comm.rank}."
-        _set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
+        checkpoints.set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
         if saved.world_size != self.engine.comm.world_size and self.config.lora.dropout > 0:
             raise UserError(
                 f"the checkpoint was written by {saved.world_size} ranks, this run has {self.engine.comm.world_size}: with "
@@ -276,14 +279,13 @@ class Trainer:
             )
 
     def _finish(self) -> None:
-        if self.main:
-            self._save_adapter(self.folder / "adapter")
-            skipped = self.counters["skipped_steps"]
-            self.reporter.say(f"done: {self.folder / 'adapter'}" + (f" ({skipped} steps skipped)" if skipped else ""))
-        self.engine.comm.barrier()
+        self._write(lambda: self._save_adapter(self.folder / "adapter"))
+        if skipped := self.counters["skipped_steps"]:
+            self.reporter.warn(f"{skipped} steps were skipped in all")
 
-    def _save_adapter(self, folder: Path) -> None:
+    def _save_adapter(self, folder: Path) -> Path:
         self.student.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+        return folder
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._stop_signal = signum
@@ -293,17 +295,3 @@ class Trainer:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _rng_states() -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_rng_states(states: dict[str, Tensor]) -> None:
-    if "torch" in states:
-        torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

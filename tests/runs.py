@@ -10,7 +10,7 @@ import yaml
 from tiny import save_tiny_model_folder
 from torch import Tensor
 
-from igascale import assemble
+from igascale import assemble, runfolder
 from igascale.config import RunConfig, load_config
 from igascale.engine import Engine
 from igascale.hooks.base import GradientHook
@@ -73,6 +73,7 @@ def run(config: RunConfig, device: torch.device | None = None, wrap: Any = None,
         adapter.B.data.copy_(start_b * torch.randn(adapter.B.shape, generator=generator))
     data = assemble.load_data(config, student.tokenizer)
     engine = assemble.build_engine(config, student, hook, device)
+    runfolder.open_run(config, None, engine.comm)
     if wrap is not None:
         hook = wrap(engine, hook)
     trainer = Trainer(config, data, student, hook, engine)

@@ -6,7 +6,9 @@ import importlib
 import os
 import signal
 import sys
+import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,10 +49,15 @@ class _LazyGroup(click.Group):
 
 
 def fail(error: UserError) -> None:
-    """Print the message, on the first rank only, and exit with status 2."""
-    if os.environ.get("RANK", "0") == "0":
-        click.secho(f"error: {error}", err=True, fg="red")
-    # Several ranks stop for the same reason; there is nothing to wait for.
+    """Print the message and exit with status 2.
+
+    Where several ranks stop for one reason the first one says so, and the launcher ends the others while they wait. A
+    rank that is alone with its error outlives the wait and says it too.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(3)
+    click.secho(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}", err=True, fg="red")
     sys.stdout.flush()
     sys.stderr.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -60,7 +67,10 @@ def fail(error: UserError) -> None:
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="igascale")
-def main() -> None:
+@click.option(
+    "--local_rank", type=int, hidden=True
+)  # the deepspeed launcher puts it before the command; LOCAL_RANK says it too
+def main(local_rank: int | None) -> None:
     """Train LoRA adapters with per-domain gradient rules (Invariant Gradient Alignment, arXiv 2606.05025).
 
     \b
@@ -74,6 +84,8 @@ def main() -> None:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `igascale hooks | head` ends quietly
     _quieten_libraries()
+    if str(Path.cwd()) not in sys.path:  # hook.name=my_rules:Mine, also by the console script
+        sys.path.insert(0, str(Path.cwd()))
 
 
 def _quieten_libraries() -> None:

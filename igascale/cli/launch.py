@@ -78,5 +78,4 @@ def preflight(run_config: object, num_processes: int, resume: str | None) -> Non
             f"--num-processes {num_processes}: more ranks than the {run_config.groups_per_step} groups of a step; a group is "
             "never split between ranks. Raise train.groups_per_batch or use fewer processes"
         )
-    if resume is None:
-        runfolder.check_absent(assemble.find_run_folder(run_config))
+    runfolder.check_start(run_config, resume)

@@ -28,17 +28,18 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
 
     run_config = load_config(config, overrides)
     from igascale import assemble, runfolder
+    from igascale.engine import Collectives
     from igascale.trainer import Interrupted, Trainer
 
-    if resume is None:
-        runfolder.check_absent(assemble.find_run_folder(run_config))
     hook = assemble.build_hook(run_config)
     device = assemble.start(run_config)
+    checkpoint = runfolder.open_run(run_config, resume, Collectives(device))
     student = assemble.build_student(run_config, device)
     data = assemble.load_data(run_config, student.tokenizer)
+    assemble.check_room(data, student.model)
     engine = assemble.build_engine(run_config, student, hook, device)
     try:
-        Trainer(run_config, data, student, hook, engine).train(resume, stop_after)
+        Trainer(run_config, data, student, hook, engine).train(checkpoint, stop_after)
     except Interrupted as interruption:
         engine.close()
         sys.exit(128 + interruption.signum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -51,6 +52,7 @@ def command(config: str, overrides: tuple[str, ...], num_processes: int, no_mode
 
     student = assemble.build_student(run_config, torch.device("cpu"))
     data = assemble.load_data(run_config, student.tokenizer)
+    assemble.check_room(data, student.model)
     _arithmetic(console, run_config, data, num_processes)
     total = sum(p.numel() for p in student.model.parameters())
     console.rule("trainable parameters", align="left")
@@ -70,14 +72,14 @@ def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) ->
 
     console.rule("batch arithmetic", align="left")
     groups = run_config.groups_per_step
-    share = len(shard_groups(list(range(groups)), 0, num_processes))
+    share = max(len(shard_groups(list(range(groups)), rank, num_processes)) for rank in range(num_processes))
     domains = data.train.domains
     size = micro_batch_size(run_config, share, len(domains))
     steps = -(-share * len(domains) // size)
     console.print(f"domains: {', '.join(domains)}")
     console.print(
         f"one optimizer step = {groups} groups = {groups * len(domains)} instances; with {num_processes} process(es) "
-        f"{share} groups each, in {steps} forward pass(es) of {size} instances"
+        f"{'at most ' if groups % num_processes else ''}{share} groups each, in {steps} forward pass(es) of {size} instances"
     )
     left = len(data.train.groups) - data.schedule.steps_per_epoch * groups
     console.print(
@@ -129,7 +131,10 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
         times = []
         for step in range(3):
             started = time.perf_counter()
-            rule.combine(grads, factors, HookContext(step, domains, losses, seed=seed))
+            context = HookContext(step, domains, losses, seed=seed)
+            if rule.auxiliary:
+                context = replace(context, aux=grads, aux_values=losses)
+            rule.combine(grads, factors, context)
             times.append(time.perf_counter() - started)
         seconds[rule] = min(times)
     mean = list(seconds.values())[-1]

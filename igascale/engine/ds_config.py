@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from igascale.errors import UserError
+from igascale.errors import UserError, did_you_mean
 
 PACKAGED = Path(__file__).resolve().parent.parent / "ds_configs"
 
@@ -30,6 +30,21 @@ _ZERO_REFUSED = {
     "zero_hpz_partition_size": "it belongs to ZeRO-3",
     "zero_quantized_gradients": "gradients would be quantised",
 }
+# What may stand in the file: it changes how DeepSpeed works, not what is computed.
+_ALLOWED = (
+    "zero_optimization",
+    "gradient_clipping",
+    "bf16",
+    "fp16",
+    "zero_allow_untested_optimizer",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+    "comms_logger",
+    "communication_data_type",
+    "managed_gradient_accumulation",
+)
 _OWNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
@@ -64,7 +79,7 @@ def load_ds_config(name: str, bf16: bool) -> dict[str, Any]:
         raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold one JSON object")
-    _check(config, path)
+    _check(config, path, bf16)
     for key in _OWNED:
         config.pop(key, None)
     # igascale accumulates itself: to DeepSpeed every optimizer step is one (coalesced) backward pass.
@@ -76,11 +91,19 @@ def load_ds_config(name: str, bf16: bool) -> dict[str, Any]:
     return config
 
 
-def _check(config: dict[str, Any], path: Path) -> None:
+def _check(config: dict[str, Any], path: Path, bf16: bool) -> None:
     for key, why in _REFUSED.items():
         value = config.get(key)
         if value and not (isinstance(value, dict) and value.get("enabled") is False):
             raise UserError(f"{path}: '{key}' is not supported: {why}")
+    for key in config:
+        if key not in (*_ALLOWED, *_OWNED, *_REFUSED):
+            raise UserError(f"{path}: '{key}' is not supported{did_you_mean(key, _ALLOWED)}; remove it")
+    asked = (config.get("bf16") or {}).get("enabled", "auto")
+    if asked not in ("auto", bf16):
+        raise UserError(
+            f"{path}: bf16.enabled is {asked}, but model.dtype says {'bfloat16' if bf16 else 'float32'}; remove 'bf16'"
+        )
     for key in _OWNED:
         if config.get(key, "auto") not in ("auto", 1):
             raise UserError(
@@ -92,7 +115,9 @@ def _check(config: dict[str, Any], path: Path) -> None:
             f'{path}: set "gradient_clipping": 0.0 (DeepSpeed clips at 1.0 where it is left out). igascale clips the '
             "combined gradient and its reference together before it hands them over: optimizer.max_grad_norm"
         )
-    zero = config.get("zero_optimization") or {}
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, dict):
+        raise UserError(f"{path}: 'zero_optimization' must be an object, such as {{\"stage\": 2}}")
     if zero.get("stage") not in (1, 2):
         raise UserError(
             f"{path}: zero_optimization.stage must be 1 or 2, not {zero.get('stage')!r}; "

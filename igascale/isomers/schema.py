@@ -307,6 +307,10 @@ class _Reader:
             self.fail(name, f"must be a string, not {_type(value)}")
         if not may_be_empty and not value.strip():
             self.fail(name, "is empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail(
+                name, "holds half of a surrogate pair (\\ud800 to \\udfff alone), which is not text; mend the export"
+            )
         return value
 
     def choice(self, record: dict[str, Any], key: str, at: str, known: Iterable[str]) -> str:

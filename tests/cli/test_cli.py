@@ -97,6 +97,27 @@ def test_bad_input_is_one_line(base, overrides, expected):
     assert not (base.parent / "run").exists()
 
 
+def test_validate_with_an_auxiliary_hook_from_the_current_folder(base, tmp_path, monkeypatch):
+    (tmp_path / "folder_rules.py").write_text(
+        "from igascale.hooks import FactorGrads, GradientHook\n"
+        "class Aux(GradientHook):\n"
+        "    @staticmethod\n"
+        "    def auxiliary(logits, labels): return logits.sum(-1)\n"
+        "    def combine(self, grads, adapters, ctx):\n"
+        "        return {k: FactorGrads(g.a.mean(0) + ctx.aux[k].a.mean(0), g.b.mean(0)) for k, g in grads.items()}\n"
+    )
+    (tmp_path / "broken_rules.py").write_text("def :\n")
+    monkeypatch.chdir(tmp_path)
+    result = invoke("validate", base, "hook.name=folder_rules:Aux")
+    assert result.exit_code == 0, result.output
+    assert "SyntaxError" in refused("validate", base, "hook.name=broken_rules:X")
+    assert "cannot import" in refused("validate", base, "hook.name=.rules:X")
+
+
+def test_the_deepspeed_launchers_own_argument_is_accepted(base):
+    assert invoke("--local_rank=0", "hooks").exit_code == 0
+
+
 def test_not_a_causal_lm(base, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
     assert "causal" in refused("validate", base, f"model.path={tmp_path}")

@@ -40,6 +40,7 @@ def test_round_trip(path, tmp_path):
         ("data.train=null", "'data.train': .*string"),
         ("optimizer.lr=-1", "'optimizer.lr': .*greater than 0"),
         ("data.domains=[a, a]", "named twice"),
+        ("seed=99999999999999999999999", "'seed': .*less than"),
         ("seed", "write key=value"),
         ("seed=[1", "not valid YAML"),
     ],
@@ -63,6 +64,7 @@ def test_missing_keys_are_all_named(tmp_path):
     [
         ("a: [1\nb: 2\n", r"run\.yaml:\d+: not valid YAML"),
         ("just words", "must hold keys and values"),
+        ("{[1, 2]: 3}", "run\\.yaml"),
         (MINIMAL + "seed: 1\nseed: 2\n", r"run\.yaml:5: key 'seed' stands here twice"),
     ],
 )
@@ -71,6 +73,16 @@ def test_broken_files(tmp_path, text, expected):
     file.write_text(text)
     with pytest.raises(UserError, match=expected):
         load_config(file)
+
+
+def test_yaml_merge_keys_work(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("output_dir: x\nmodel: &m {path: a, dtype: float32}\ndata: {train: t}\n")
+    assert load_config(file).model.dtype == "float32"
+    file.write_text(
+        "output_dir: x\ntrain: &t {epochs: 2}\nmodel: {path: a}\ndata: {train: t}\neval: {<<: {every: 7}}\n"
+    )
+    assert load_config(file).eval.every == 7
 
 
 def test_no_such_file(tmp_path):

@@ -13,7 +13,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("extra", [["hook.name=iga", "lora.dropout=0.1"], ["model.dtype=bfloat16", "hook.name=iga"]])
+EXTRAS = [
+    ["hook.name=iga", "lora.dropout=0.1"],
+    ["model.dtype=bfloat16", "hook.name=iga"],
+    ["hook.name=stateful_hook:Momentum"],
+]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_resume_is_bitwise(folder, tmp_path, extra):
     launch("torchrun", 2, "worker_resume.py", str(folder), str(tmp_path), *extra)
     saved = torch.load(tmp_path / "resume.pt")

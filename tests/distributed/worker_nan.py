@@ -6,7 +6,7 @@ from pathlib import Path
 import runs
 import torch
 
-from igascale import assemble
+from igascale import assemble, runfolder
 from igascale.engine.deepspeed import init_distributed
 from igascale.errors import UserError
 from igascale.trainer import Trainer
@@ -45,7 +45,7 @@ def main() -> None:
 
     engine.reduce, trainer._one_step = poisoned, watched
     try:
-        trainer.train()
+        trainer.train(runfolder.open_run(config, None, engine.comm))
         error = ""
     except UserError as problem:
         error = str(problem)

@@ -6,7 +6,7 @@ from pathlib import Path
 import runs
 import torch
 
-from igascale import assemble
+from igascale import assemble, runfolder
 from igascale.engine.deepspeed import init_distributed
 from igascale.trainer import Trainer
 
@@ -16,13 +16,16 @@ def main() -> None:
     torch.set_num_threads(1)
     device = init_distributed()
 
+    sys.path.insert(0, str(Path(__file__).parent))  # for hook.name=stateful_hook:Momentum
+
     def go(name: str, resume: str | None = None, stop_after: int | None = None) -> dict[str, torch.Tensor]:
         config = runs.load(folder / "run.yaml", f"output_dir={out / name}", "engine.name=deepspeed", *sys.argv[3:])
         hook = assemble.build_hook(config)
         student = assemble.build_student(config, device)
         data = assemble.load_data(config, student.tokenizer)
         engine = assemble.build_engine(config, student, hook, device)
-        Trainer(config, data, student, hook, engine).train(resume, stop_after)
+        checkpoint = runfolder.open_run(config, resume, engine.comm)
+        Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
         return engine.get_state().tensors
 
     whole = go("whole")

@@ -36,6 +36,10 @@ TRAPS = {
     "scheduler": ({"scheduler": {"type": "WarmupLR"}}, "optimizer.*"),
     "accumulation": ({"gradient_accumulation_steps": 4}, "train.gradient_accumulation_steps"),
     "unmanaged": ({"managed_gradient_accumulation": False}, "managed_gradient_accumulation"),
+    "accumulation dtype": ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types"),
+    "another precision": ({"bf16": {"enabled": True}}, "model.dtype says float32"),
+    "typing error": ({"gradient_cliping": 0.0}, "did you mean 'gradient_clipping'"),
+    "no object": ({"zero_optimization": 5}, "must be an object"),
     "autocast": ({"torch_autocast": {"enabled": True}}, "model.dtype"),
 }
 

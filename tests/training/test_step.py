@@ -4,8 +4,9 @@ import pytest
 import runs
 import torch
 
-from igascale import assemble, hooks
+from igascale import assemble, hooks, runfolder
 from igascale.engine.base import assign_owners
+from igascale.errors import UserError
 from igascale.hooks import FactorGrads, GradientHook, HookContext
 from igascale.isomers.batches import collate
 from igascale.loss import domain_token_losses, supervised_logits
@@ -50,7 +51,7 @@ def record_hook(path, tmp_path, *overrides):
 
     hook.combine, engine.apply = watched_combine, watched_apply
     trainer = Trainer(config, data, student, hook, engine)
-    trainer.train()
+    trainer.train(runfolder.open_run(config, None, engine.comm))
     return seen, config, student, data
 
 
@@ -120,7 +121,7 @@ def test_auxiliary_set_reaches_the_hook(path, tmp_path):
     config, student, data = parts(path, tmp_path, "train.max_steps=1", "train.micro_batch_size=6", "eval.every=null")
     hook = DummyScale()
     engine = assemble.build_engine(config, student, hook, CPU)
-    Trainer(config, data, student, hook, engine).train()
+    Trainer(config, data, student, hook, engine).train(runfolder.open_run(config, None, engine.comm))
     config, student, data = parts(path, tmp_path / "again")
     examples = [e for g in data.schedule.groups_of_step(0) for e in data.train.groups[g]]
     for n in range(len(data.train.domains)):
@@ -151,6 +152,37 @@ def test_a_hook_that_breaks_its_contract_is_stopped(spoil, expected):
     check_result(result, grads, mean)
     with pytest.raises(ValueError, match=expected):
         check_result(spoil(result), grads, mean)
+
+
+@pytest.mark.parametrize("part", ["a", "reference_b"])
+def test_a_hook_that_returns_nan_skips_the_step(path, tmp_path, part):
+    config, student, data = parts(path, tmp_path, "hook.name=iga", "train.max_steps=3", "eval.every=null")
+    hook = assemble.build_hook(config)
+    engine = assemble.build_engine(config, student, hook, CPU)
+    combine = hook.combine
+
+    def spoiled(grads, adapters, ctx):
+        result = combine(grads, adapters, ctx)
+        if ctx.step == 1:
+            getattr(next(iter(result.values())), part)[0, 0] = float("nan")
+        return result
+
+    hook.combine = spoiled
+    trainer = Trainer(config, data, student, hook, engine)
+    trainer.train(runfolder.open_run(config, None, engine.comm))
+    assert trainer.counters["skipped_steps"] == 1
+    assert engine.get_state().steps == 2
+    assert all(torch.isfinite(t).all() for t in engine.get_state().tensors.values())
+
+
+def test_more_ranks_than_groups(path, tmp_path):
+    class Nine:
+        rank, world_size = 0, 9
+
+    config = runs.load(path, f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(UserError, match="9 processes but only 8 isomer groups"):
+        runfolder.open_run(config, None, Nine())
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_losses_are_plain_means(path, tmp_path):

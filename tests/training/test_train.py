@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import runs
@@ -14,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from igascale import assemble
+from igascale import assemble, runfolder
 from igascale.errors import UserError
 from igascale.trainer import Trainer
 
@@ -32,7 +33,8 @@ def go(path, out, *overrides, resume=None, stop_after=None):
     student = assemble.build_student(config, device)
     data = assemble.load_data(config, student.tokenizer)
     engine = assemble.build_engine(config, student, hook, device)
-    Trainer(config, data, student, hook, engine).train(resume, stop_after)
+    checkpoint = runfolder.open_run(config, resume, engine.comm)
+    Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
     return engine.get_state()
 
 
@@ -140,6 +142,137 @@ def test_resume_from_nothing(base, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         go(base, tmp_path / "run", resume=str(tmp_path / "elsewhere"))
     assert go(base, tmp_path / "run", resume="auto").steps == 6  # a first start with --resume auto is a start
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_resume_never_writes_into_another_run(base, stopped, tmp_path):
+    other = tmp_path / "other"
+    go(base, other)
+    before = contents(other)
+    with pytest.raises(UserError, match="already exists"):
+        go(base, other, resume=str(stopped))
+    assert contents(other) == before
+    fresh = tmp_path / "fresh"  # a new folder is fine
+    assert go(base, fresh, resume=str(stopped)).steps == 6
+    assert (fresh / "config.yaml").is_file()
+
+
+def test_resume_auto_leaves_a_foreign_folder_alone(base, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("precious")
+    with pytest.raises(UserError, match="already exists"):
+        go(base, tmp_path / "run", resume="auto")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "precious"
+
+
+def test_killed_before_the_first_checkpoint(base, tmp_path):
+    go(base, tmp_path / "run", stop_after=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert go(base, tmp_path / "run", resume="auto").steps == 6
+
+
+def test_resume_from_an_older_checkpoint_keeps_what_it_publishes(base, tmp_path):
+    run = tmp_path / "run"
+    go(base, run, "checkpoint.every=1", "checkpoint.keep=6")
+    older = run / "checkpoints" / "step-00000002"
+    go(base, run, "checkpoint.every=null", "checkpoint.keep=2", resume=str(older), stop_after=1)
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+    names = sorted(p.name for p in (run / "checkpoints").glob("step-*"))
+    assert names == [f"step-{n:08d}" for n in (2, 3, 4, 5, 6)]
+    assert go(base, run, resume="auto").steps == 6
+
+
+@pytest.mark.parametrize("moment", range(1, 6))
+def test_a_save_that_dies_leaves_the_previous_checkpoint(base, stopped, tmp_path, monkeypatch, moment):
+    """At each step of publication, and while the checkpoint of the same name is being replaced."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    calls = 0
+    rename, replace = Path.rename, Path.replace
+
+    def dying(original):
+        def act(self, *arguments):
+            nonlocal calls
+            if "checkpoints" in str(self):
+                calls += 1
+                if calls == moment:
+                    raise KeyboardInterrupt
+            return original(self, *arguments)
+
+        return act
+
+    monkeypatch.setattr(Path, "rename", dying(rename))
+    monkeypatch.setattr(Path, "replace", dying(replace))
+    first = str(run / "checkpoints" / "step-00000001")
+    died = False
+    try:
+        go(base, run, "checkpoint.every=1", resume=first, stop_after=2)
+    except KeyboardInterrupt:
+        died = True
+    assert died
+    monkeypatch.undo()
+    assert go(base, run, resume="auto").steps == 6
+
+
+def test_changed_training_data_is_refused(base, stopped, tmp_path):
+    run, data = tmp_path / "run", base.parent / "data" / "train.jsonl"
+    shutil.copytree(stopped, run)
+    original = data.read_bytes()
+    try:
+        data.write_bytes(b"".join(reversed(original.splitlines(keepends=True))))
+        with pytest.raises(UserError, match="not the file that the checkpoint was trained on"):
+            go(base, run, resume="auto")
+    finally:
+        data.write_bytes(original)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(base, tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=240k tmpfs {mount} && "
+        f"{sys.executable} -m igascale train {base} output_dir={mount}/run checkpoint.every=1 checkpoint.keep=9; "
+        f"status=$?; ls {mount}/run/checkpoints; exit $status"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], env=environment(), capture_output=True, text=True, timeout=120
+    )
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "Earlier checkpoints are intact" in done.stderr
+    assert "step-00000001" in done.stdout
+
+
+def test_tensorboard_has_every_step_once(base, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    go(base, run, "logging.tensorboard=true", stop_after=3)
+    go(base, run, "logging.tensorboard=true", resume="auto")
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss/law")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_single_engine_refuses_several_processes(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a launcher started several processes"):
+        go(base, tmp_path / "run")
+
+
+def test_text_longer_than_the_model(base, tmp_path):
+    config = runs.load(base, f"output_dir={tmp_path / 'run'}")
+    student = assemble.build_student(config, assemble.start(config))
+    student.model.config.max_position_embeddings = 40
+    with pytest.raises(UserError, match=r"the model has 40 positions; set data\.max_length=40"):
+        assemble.check_room(assemble.load_data(config, student.tokenizer), student.model)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(base, tmp_path):
