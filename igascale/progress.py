@@ -7,15 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from igascale.step import StepReport
 
@@ -33,37 +28,30 @@ class Reporter:
     def __init__(self, active: bool, total_steps: int, done: int, title: str):
         self.active = active
         self.total = total_steps
-        self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not active, highlight=False)
         self.every = max(1, total_steps // 20)
         self.alarms: Counter[str] = Counter()
         self.bar: Progress | None = None
         if active and sys.stdout.isatty():
-            self.bar = Progress(
-                TextColumn(f"[bold]{title}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=self.console,
-            )
-            self.task = self.bar.add_task("train", total=total_steps, completed=done, figures="")
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            self.bar = Progress(TextColumn(title, style="bold"), *columns)
+            self.task = self.bar.add_task("train", total=total_steps, completed=done)
+            self.live = Live(self.bar, console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Reporter:
         if self.bar:
-            self.bar.start()
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar:
-            self.bar.stop()
+            self.live.stop()
 
     def say(self, message: str, style: str | None = None) -> None:
         """Print one line above the bar."""
-        self.console.print(message, style=style, markup=False)
+        self.console.print(message, style=style, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one line that the user should not miss."""
@@ -104,6 +92,7 @@ class Reporter:
             f"|g| {report.norm_before:.3g}->{report.norm_after:.3g}{mask} lr {lr:.1e} {tokens_per_second:.0f} tok/s"
         )
         if self.bar:
-            self.bar.update(self.task, completed=number, figures=figures)
+            self.bar.update(self.task, completed=number)
+            self.live.update(Group(self.bar, Text(figures, style="dim")))
         elif number % self.every == 0 or number in (1, self.total):
             self.say(f"step {number}/{self.total} {figures} ETA {eta:.0f}s")

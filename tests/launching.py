@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from igascale.launchers.base import free_port
@@ -43,6 +45,22 @@ def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: flo
         check=False,
     )
     assert done.returncode == 0, f"{launcher} {script}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def interrupt_when_training(run: Path, *arguments: str) -> tuple[int, str]:
+    """Start ``igascale ARGUMENTS``, send it SIGINT after two steps of the run; return its status and stderr."""
+    command = [sys.executable, "-m", "igascale", *arguments]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    return process.returncode, error
 
 
 def environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from igascale import assemble, runfolder
 from igascale.config import RunConfig, load_config
-from igascale.engine import Engine
+from igascale.engine import Engine, MasterState
 from igascale.hooks.base import GradientHook
 from igascale.trainer import Trainer
 
@@ -82,6 +82,19 @@ def run(config: RunConfig, device: torch.device | None = None, wrap: Any = None,
     trainer.train()
     recorded.masters = {k: v for k, v in engine.get_state().tensors.items() if k.endswith(".master")}
     return recorded
+
+
+def train(
+    config: RunConfig, device: torch.device, resume: str | None = None, stop_after: int | None = None
+) -> MasterState:
+    """What ``igascale train`` does; returns the optimizer's state at the end."""
+    hook = assemble.build_hook(config)
+    student = assemble.build_student(config, device)
+    data = assemble.load_data(config, student.tokenizer)
+    engine = assemble.build_engine(config, student, hook, device)
+    checkpoint = runfolder.open_run(config, resume, engine.comm)
+    Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
+    return engine.get_state()
 
 
 def _watch(engine: Engine, trainer: Trainer, recorded: Recorded) -> None:

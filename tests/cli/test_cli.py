@@ -1,15 +1,13 @@
 """The command line as a user meets it: help without torch, one clear line for bad input, nothing overwritten."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import runs
 from click.testing import CliRunner
-from launching import environment, igascale
+from launching import environment, igascale, interrupt_when_training
 
 from igascale.cli import COMMANDS, main
 
@@ -186,21 +184,8 @@ def test_launch_refuses_before_it_starts(base, tmp_path):
 def test_launch_trains_stops_on_ctrl_c_and_resumes(base, tmp_path):
     run = tmp_path / "run"
     overrides = [f"output_dir={run}", "engine.name=deepspeed", "train.max_steps=500", "eval.every=null"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "igascale", "launch", str(base), *overrides, "-n", "2"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        metrics = run / "metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
+    status, err = interrupt_when_training(run, "launch", str(base), *overrides, "-n", "2")
+    assert status == 130, err
     assert "Traceback" not in err, err
     step = int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
     assert 2 <= step < 500

@@ -6,9 +6,7 @@ from pathlib import Path
 import runs
 import torch
 
-from igascale import assemble, runfolder
 from igascale.engine.deepspeed import init_distributed
-from igascale.trainer import Trainer
 
 
 def main() -> None:
@@ -20,13 +18,7 @@ def main() -> None:
 
     def go(name: str, resume: str | None = None, stop_after: int | None = None) -> dict[str, torch.Tensor]:
         config = runs.load(folder / "run.yaml", f"output_dir={out / name}", "engine.name=deepspeed", *sys.argv[3:])
-        hook = assemble.build_hook(config)
-        student = assemble.build_student(config, device)
-        data = assemble.load_data(config, student.tokenizer)
-        engine = assemble.build_engine(config, student, hook, device)
-        checkpoint = runfolder.open_run(config, resume, engine.comm)
-        Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
-        return engine.get_state().tensors
+        return runs.train(config, device, resume, stop_after).tensors
 
     whole = go("whole")
     go("parts", stop_after=3)

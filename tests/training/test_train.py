@@ -2,22 +2,19 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import runs
-from launching import environment, igascale
+from launching import environment, igascale, interrupt_when_training
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from igascale import assemble, runfolder
+from igascale import assemble
 from igascale.errors import UserError
-from igascale.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +25,7 @@ def base(tmp_path_factory):
 
 def go(path, out, *overrides, resume=None, stop_after=None):
     config = runs.load(path, f"output_dir={out}", *overrides)
-    device = assemble.start(config)
-    hook = assemble.build_hook(config)
-    student = assemble.build_student(config, device)
-    data = assemble.load_data(config, student.tokenizer)
-    engine = assemble.build_engine(config, student, hook, device)
-    checkpoint = runfolder.open_run(config, resume, engine.comm)
-    Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
-    return engine.get_state()
+    return runs.train(config, assemble.start(config), resume, stop_after)
 
 
 def same(a, b):
@@ -278,21 +268,8 @@ def test_text_longer_than_the_model(base, tmp_path):
 def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(base, tmp_path):
     run = tmp_path / "run"
     arguments = ["train", str(base), f"output_dir={run}", "train.max_steps=400", "eval.every=null"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "igascale", *arguments],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        metrics = run / "metrics.jsonl"
-        deadline = time.monotonic() + 60
-        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    status, err = interrupt_when_training(run, *arguments)
+    assert status == 130, err
     assert "Traceback" not in err
     step = int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
     assert 2 <= step < 400
