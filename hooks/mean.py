@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 
 
@@ -15,7 +17,6 @@ class Mean(GradientHook):
     Reference: `Invariant Gradient Alignment <https://arxiv.org/abs/2606.05025>`_, Eq. 1 (ERM-SFT).
 
     Example:
-        >>> import torch
         >>> grads = {"q_proj": DomainFactorGrads(torch.tensor([[[1.0]], [[3.0]]]), torch.zeros(2, 1, 1))}
         >>> Mean().combine(grads, {}, HookContext())["q_proj"].a
         tensor([[2.]])
@@ -28,4 +29,8 @@ class Mean(GradientHook):
         ctx: HookContext,
     ) -> dict[str, FactorGrads]:
         """Average over domains; see the class. (A ``WeightedHook`` would compute a Gramian that it does not need.)"""
-        return {fqn: FactorGrads(g.a.mean(0), g.b.mean(0)) for fqn, g in grads.items()}
+        combined = {}
+        for fqn, g in grads.items():
+            w_D = g.a.new_full((len(g.a),), 1 / len(g.a))
+            combined[fqn] = FactorGrads(torch.tensordot(w_D, g.a, 1), torch.tensordot(w_D, g.b, 1))
+        return combined

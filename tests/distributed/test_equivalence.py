@@ -11,6 +11,8 @@ STEPS = {"mean": 10, "iga": 20}
 SHARED = ["optimizer.lr=2e-4", "eval.every=null", "checkpoint.every=null"]
 MEAN = [*SHARED, "hook.name=mean", "train.max_steps=10"]
 IGA = [*SHARED, "hook.name=iga", "train.max_steps=20"]
+# A strong mask on noisy gradients: one group per rank and micro-step.
+STRONG = [*SHARED, "hook.name=iga", "hook.tau=20", "train.max_steps=1", "train.groups_per_batch=2"]
 BF16 = ["model.dtype=bfloat16"]
 STAGE1 = ["engine.ds_config=zero1"]
 
@@ -23,7 +25,8 @@ CASES = {
         "iga-bf16-zero2": [*IGA, *BF16],
         "iga-bf16-zero1": [*IGA, *BF16, *STAGE1],
         "plain": MEAN,
-        "wrong-iga": IGA,
+        "strong": STRONG,
+        "wrong-strong": STRONG,
     },
     "torchrun": {"mean-zero2": MEAN, "mean-zero1": [*MEAN, *STAGE1], "iga-zero2": IGA, "iga-zero1": [*IGA, *STAGE1]},
 }
@@ -43,7 +46,11 @@ def single(prepared):
     def get(case: str) -> dict:
         kind, bf16 = case.removeprefix("wrong-").split("-")[0].replace("plain", "mean"), "bf16" in case
         if (kind, bf16) not in results:
-            overrides = [*(MEAN if kind == "mean" else IGA), *(BF16 if bf16 else []), "train.micro_batch_size=64"]
+            overrides = [
+                *{"mean": MEAN, "iga": IGA, "strong": STRONG}[kind],
+                *(BF16 if bf16 else []),
+                "train.micro_batch_size=64",
+            ]
             out = prepared.parent / f"single-{kind}-{bf16}"
             config = runs.load(prepared, f"output_dir={out}", *overrides)
             results[kind, bf16] = runs.run(config).to_dict()
@@ -102,7 +109,9 @@ def test_bf16_within_its_rounding(two_ranks, single):
 
 
 def test_combining_per_rank_and_then_averaging_fails(two_ranks, single):
-    if "wrong-iga" not in two_ranks:
+    if "wrong-strong" not in two_ranks:
         pytest.skip("spoiled under the deepspeed launcher only")
-    # A hundred times what the right order is allowed.
-    assert runs.relative(two_ranks["wrong-iga"]["first"], single("iga")["first"]) > 1e-3
+    expected = single("strong")["first"]
+    assert runs.relative(two_ranks["strong"]["first"], expected) <= 1e-5
+    # A hundred times what the right order is allowed, and more.
+    assert runs.relative(two_ranks["wrong-strong"]["first"], expected) > 1e-3
