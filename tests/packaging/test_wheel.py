@@ -32,7 +32,6 @@ def test_links_are_relative_links():
 
 
 def test_wheel_contents(tmp_path):
-    pytest.importorskip("setuptools", minversion="77")
     (tmp_path / "src").mkdir()
     copy_sources(tmp_path / "src")
     done = build(tmp_path / "src", tmp_path / "out")
