@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import yaml
-from tiny import save_tiny_model_folder
 from torch import Tensor
 
 from igascale import assemble, runfolder
@@ -15,6 +14,8 @@ from igascale.config import RunConfig, load_config
 from igascale.engine import Engine, MasterState
 from igascale.hooks.base import GradientHook
 from igascale.trainer import Trainer
+
+from tiny import save_tiny_model_folder
 
 
 def prepare(folder: Path, **changes: Any) -> Path:

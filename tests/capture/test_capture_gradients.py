@@ -5,12 +5,13 @@ import copy
 
 import pytest
 import torch
-from tiny import tiny_llama, tiny_peft
 
 from igascale.adapters import find_adapters
 from igascale.capture import GradientCapture
 from igascale.loss import domain_token_losses
 from igascale.model import set_activation_checkpointing
+
+from tiny import tiny_llama, tiny_peft
 
 DOMAINS = torch.tensor([0, 1, 0, 2, 1, 2, 2])
 NUM_DOMAINS = 3

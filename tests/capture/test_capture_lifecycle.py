@@ -5,13 +5,14 @@ import weakref
 
 import pytest
 import torch
-from tiny import tiny_peft
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from igascale.adapters import LoraAdapter, find_adapters
 from igascale.capture import GradientCapture
 from igascale.model import set_activation_checkpointing
+
+from tiny import tiny_peft
 
 IDS = torch.arange(3, 35).view(4, 8)
 DOMAINS = torch.tensor([0, 1, 1, 0])

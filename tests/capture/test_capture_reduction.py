@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import tiny_peft, tiny_tokenizer
 
 from igascale.adapters import find_adapters
 from igascale.capture import GradientCapture
@@ -10,6 +9,8 @@ from igascale.isomers.batches import collate, domain_denominators, micro_batches
 from igascale.isomers.encode import encode_groups
 from igascale.isomers.schema import Instance, IsomerGroup
 from igascale.loss import domain_token_losses
+
+from tiny import tiny_peft, tiny_tokenizer
 
 NAMES = ("math", "law")
 

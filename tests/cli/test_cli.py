@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import pytest
-import runs
 from click.testing import CliRunner
-from launching import environment, igascale, interrupt_when_training
 
 from igascale.cli import COMMANDS, main
+
+import runs
+from launching import environment, igascale, interrupt_when_training
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-import runs
 import torch
+
+import runs
 from launching import launch
 
 STEPS = {"mean": 10, "iga": 20}

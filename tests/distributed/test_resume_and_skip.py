@@ -1,8 +1,9 @@
 """On two ranks: a resumed run is the undisturbed one to the bit; a NaN on one rank is skipped by both alike."""
 
 import pytest
-import runs
 import torch
+
+import runs
 from launching import launch
 
 

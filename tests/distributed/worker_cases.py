@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import runs
 import torch
 
 from igascale import assemble
@@ -12,6 +11,8 @@ from igascale.engine.deepspeed import _import_deepspeed, init_distributed
 from igascale.hooks.base import FactorGrads, GradientHook
 from igascale.isomers.batches import collate, domain_denominators, micro_batches, shard_groups
 from igascale.schedule import learning_rate
+
+import runs
 
 
 def main() -> None:

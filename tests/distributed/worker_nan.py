@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
-import runs
 import torch
 
 from igascale import assemble, runfolder
 from igascale.engine.deepspeed import init_distributed
 from igascale.errors import UserError
 from igascale.trainer import Trainer
+
+import runs
 
 
 def main() -> None:

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-import runs
 import torch
 
 from igascale.engine.deepspeed import init_distributed
+
+import runs
 
 
 def main() -> None:

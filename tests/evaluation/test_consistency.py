@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 from igascale.evaluation.consistency import ConsistencyAccumulator, consistency, penultimate_layer
+
+import tiny
 
 
 def random_groups(count=7, size=3, seed=0):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
 import yaml
 from click.testing import CliRunner
@@ -20,6 +19,8 @@ from igascale.evaluation.results import read_result
 from igascale.evaluation.tables import MethodResult, comparison_table, evaluation_table
 from igascale.isomers.encode import encode_example
 from igascale.isomers.schema import Instance, IsomerGroup, write_groups
+
+import tiny
 
 NAMES = ("Ann", "Bob", "Cid")
 

@@ -1,12 +1,13 @@
 """Batched greedy decoding against a loop without batches, padding or cache."""
 
 import pytest
-import tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from igascale.errors import UserError
 from igascale.evaluation.generation import end_tokens, generate
+
+import tiny
 
 
 def spread(model):

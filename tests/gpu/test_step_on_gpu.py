@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-import runs
 from igascale import hooks
 from igascale.hooks import AdapterFactors, DomainFactorGrads, HookContext
+
+import runs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -7,12 +7,13 @@ import typing
 
 import pytest
 import torch
-from dense_oracle import anchored, mask, random_adapter, reconstruct, truncate
 from torch.profiler import ProfilerActivity, profile
 
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
 from igascale.hooks.iga import PRESETS, InvariantGradientAlignment
 from igascale.hooks.mean import Mean
+
+from dense_oracle import anchored, mask, random_adapter, reconstruct, truncate
 
 SHAPES = [(18, 14), (14, 18), (8, 40), (18, 14)]
 

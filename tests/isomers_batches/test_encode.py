@@ -1,7 +1,6 @@
 """Tokenization of instances: one format for training and evaluation, with and without a chat template."""
 
 import pytest
-from tiny import tiny_tokenizer
 
 from igascale.errors import UserError
 from igascale.isomers.encode import (
@@ -13,6 +12,8 @@ from igascale.isomers.encode import (
     mark_supervised,
 )
 from igascale.isomers.schema import Instance, IsomerGroup
+
+from tiny import tiny_tokenizer
 
 INSTANCE = Instance("law", "Who is red?", "Ann is red.\nSo it is Ann.", "Ann", "g/law")
 

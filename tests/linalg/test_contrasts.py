@@ -3,11 +3,12 @@
 
 import pytest
 import torch
-from dense_oracle import random_adapter, reconstruct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
+
+from dense_oracle import random_adapter, reconstruct
 
 
 def batch_of(*adapters):

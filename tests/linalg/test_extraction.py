@@ -3,13 +3,14 @@
 
 import pytest
 import torch
-from dense_oracle import anchored as dense_anchored
-from dense_oracle import mask, random_adapter, reconstruct, truncate
 
 from igascale.linalg import extraction
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.projection import LowRank, sketch_width, streaming_svd
 from igascale.linalg.tiles import MaskedMean
+
+from dense_oracle import anchored as dense_anchored
+from dense_oracle import mask, random_adapter, reconstruct, truncate
 
 
 def prepare(adapter, rank=None, tau=0.5, norm="relative"):

@@ -3,13 +3,14 @@
 
 import pytest
 import torch
-from dense_oracle import mask, random_adapter, reconstruct, truncate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.projection import sketch_width, streaming_svd
 from igascale.linalg.tiles import MaskedMean
+
+from dense_oracle import mask, random_adapter, reconstruct, truncate
 
 
 def project(adapters, rank, *, tau=0.5, norm="relative", rows=16, power_iters=1, cached=False, oversampling=10):

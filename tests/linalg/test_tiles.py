@@ -3,12 +3,13 @@
 
 import pytest
 import torch
-from dense_oracle import mask, random_adapter, reconstruct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.tiles import MaskedMean, Workspace, plan_tiles
+
+from dense_oracle import mask, random_adapter, reconstruct
 
 CPU = torch.device("cpu")
 

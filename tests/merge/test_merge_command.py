@@ -1,12 +1,13 @@
 """``igascale merge`` on an adapter and on a run."""
 
 import pytest
-import tiny
 import yaml
 from click.testing import CliRunner
 
 from igascale.cli.merge import command
 from igascale.errors import UserError
+
+import tiny
 
 
 def run(*arguments):

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -11,6 +10,8 @@ import igascale.merge
 import igascale.merge_check
 from igascale.errors import UserError
 from igascale.merge import merge_adapter
+
+import tiny
 
 
 @pytest.fixture

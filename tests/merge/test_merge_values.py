@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
@@ -11,6 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from igascale.merge import INDEX_FILE, merge_adapter
+
+import tiny
 
 
 def save_adapter(folder, base_folder, *, dtype=torch.float32, **changes):

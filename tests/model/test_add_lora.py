@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_llama, tiny_peft
 
 from igascale.adapters import find_adapters
 from igascale.errors import UserError
 from igascale.model import add_lora, set_activation_checkpointing
+
+from tiny import tiny_llama, tiny_peft
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 

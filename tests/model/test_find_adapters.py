@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
-from tiny import tiny_llama, tiny_peft
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from igascale.adapters import find_adapters
 from igascale.errors import UserError
+
+from tiny import tiny_llama, tiny_peft
 
 Q0 = r"model\.layers\.0\.self_attn\.q_proj"
 

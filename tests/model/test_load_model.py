@@ -6,11 +6,12 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_tiny_model_folder, tiny_llama, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM
 
 from igascale.errors import UserError
 from igascale.model import check_vocabulary, load_base_model, load_tokenizer
+
+from tiny import save_tiny_model_folder, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """One optimizer step: accumulation, clipping, the reference gradient, the auxiliary set, what a hook may not return."""
 
 import pytest
-import runs
 import torch
 
 from igascale import assemble, hooks, runfolder
@@ -14,6 +13,8 @@ from igascale.schedule import learning_rate
 from igascale.step import check_result
 from igascale.trainer import Trainer
 from igascale.validation import validation_losses
+
+import runs
 
 CPU = torch.device("cpu")
 

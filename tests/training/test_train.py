@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
-from launching import environment, igascale, interrupt_when_training
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from igascale import assemble
 from igascale.errors import UserError
+
+import runs
+from launching import environment, igascale, interrupt_when_training
 
 
 @pytest.fixture(scope="module")
