@@ -69,6 +69,12 @@ def find(name: str) -> type[GradientHook]:
         and not inspect.isabstract(cls)
         and (cls_name == class_name if class_name else cls.__module__ == module.__name__)
     ]
+    if class_name and not hasattr(module, class_name):
+        raise UserError(
+            f"hook.name: there is no '{class_name}' in {module_name}{did_you_mean(class_name, dir(module))}"
+        )
+    if class_name and not found:
+        raise UserError(f"hook.name: '{name}' is not a subclass of igascale.hooks.GradientHook with combine()")
     if len(found) != 1:
         raise UserError(f"hook.name: '{name}' must name one GradientHook, found {len(found)}")
     return found[0]

@@ -204,6 +204,10 @@ class WeightedHook(GradientHook):
             for g in (grad.a.flatten(1).double(), grad.b.flatten(1).double()):
                 gram_DD = gram_DD.to(g.device) + g @ g.T
         w_D = self.weights(ctx.sum_over_shards(gram_DD.cpu()), ctx).float()
+        if w_D.shape != (len(ctx.domains),):
+            raise ValueError(
+                f"{type(self).__name__}.weights returned shape {list(w_D.shape)}, expected [{len(ctx.domains)}]: one per domain"
+            )
         return {
             fqn: FactorGrads(torch.tensordot(w_D.to(g.a.device), g.a, 1), torch.tensordot(w_D.to(g.b.device), g.b, 1))
             for fqn, g in grads.items()

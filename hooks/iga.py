@@ -259,7 +259,8 @@ class InvariantGradientAlignment(GradientHook):
                 "inactive mask",
                 self.tau > 0 and change < 0.01,
                 f"the mask is inactive: it changes the gradient by {change:.2g} of its norm (<1%), so this is "
-                "plain averaging. Use variance_norm='relative' or raise tau.",
+                "plain averaging. "
+                + ("Raise tau." if self.variance_norm == "relative" else "Use variance_norm='relative' or raise tau."),
             ),
             (
                 "starving mask",
@@ -276,7 +277,8 @@ class InvariantGradientAlignment(GradientHook):
             (
                 "extraction far from the mean",
                 ratio > 1,
-                f"the extraction moves a factor's gradient by {ratio:.2g} times the plain mean. "
+                f"the extraction moves a factor's gradient by {'at least ' if ratio >= 1e6 else ''}{ratio:.2g} times the "
+                "plain mean. "
                 + ("Raise rho: B is very small." if self.extraction == "anchored" else "Use 'anchored'."),
             ),
             (

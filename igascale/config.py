@@ -209,13 +209,28 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(f"{where}: {problem if twice else f'not valid YAML: {problem}'}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold keys and values, such as 'output_dir: runs/first'")
+    blamed = {}
     for override in overrides:
         _override(raw, override)
+        blamed[override.partition("=")[0]] = f"override '{override}'"
+    _make_absolute(raw)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(e) for e in error.errors()]
-        raise UserError("\n".join(f"{path}: {p}" for p in dict.fromkeys(problems))) from None
+        problems = [f"{blamed.get('.'.join(map(str, e['loc'])), path)}: {_explain(e)}" for e in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _make_absolute(raw: dict[str, Any]) -> None:
+    """Paths are relative to where the command is run; the resolved configuration must not depend on it."""
+    for section, names in {"model": ("path",), "lora": ("init_from",), "data": ("train", "validation", "ood")}.items():
+        values = raw.get(section)
+        if not isinstance(values, dict):
+            continue
+        for name in names:
+            value = values.get(name)
+            if isinstance(value, str) and Path(value).exists():  # a Hub id or a mistake stays as it was written
+                values[name] = str(Path(value).absolute())
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -240,7 +255,8 @@ def _explain(error: Any) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
-        return f"unknown key '{key}'{did_you_mean(location[-1], known) or '; known here: ' + ', '.join(known)}"
+        full = [".".join([*location[:-1], name]) for name in known]
+        return f"unknown key '{key}'{did_you_mean(key, full) or '; known here: ' + ', '.join(full)}"
     if error["type"] == "missing":
         return f"missing key '{key}'"
     message = error["msg"].removeprefix("Value error, ")

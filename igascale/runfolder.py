@@ -22,11 +22,16 @@ from igascale.errors import UserError
 
 
 def check_absent(folder: Path) -> None:
-    """Refuse to write into a folder that already holds a run.
+    """Refuse to write into a folder that already holds a run, or anything else.
+
+    What a start leaves that was refused before its first step (two small files of :func:`record`) is no run.
 
     Raises:
         UserError: it exists and is not empty.
     """
+    leftovers = {"config.yaml", "environment.json"}
+    if folder.is_dir() and {p.name for p in folder.iterdir()} == leftovers:
+        return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"output_dir {folder} already exists: continue it with --resume auto, or choose another output_dir "

@@ -126,6 +126,10 @@ class Trainer:
             if stop and self.step < self.data.total_steps:
                 raise Interrupted(self._stop_signal or signal.SIGTERM)
         self.reporter.conclude(self.step - first)
+        if self.counters["skipped_steps"] == self.step:
+            raise UserError(
+                f"none of the {self.step} steps had a finite loss and gradient: nothing was learnt, no adapter"
+            )
         if saved != self.step:
             self._save()
         if self.step == self.data.total_steps:
@@ -285,6 +289,7 @@ class Trainer:
 
     def _save_adapter(self, folder: Path) -> Path:
         self.student.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, with every field open
         return folder
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:

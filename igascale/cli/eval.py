@@ -76,7 +76,10 @@ def command(
     id_file = id_file or located.setting("data.validation")
     ood_file = ood_file or located.setting("data.ood")
     if id_file is None:
-        raise UserError("no groups to evaluate on; give --id FILE" + (" (the run names none)" if located.run else ""))
+        hint = (
+            " (the run names none)" if located.run else "" if Path(model).exists() else f" (there is no folder {model})"
+        )
+        raise UserError(f"no groups to evaluate on; give --id FILE{hint}")
     folder = Path(out) if out else (located.run / "evaluation" if located.run else Path("evaluation"))
     if not overwrite:
         for name in (RESULT_FILE, SAMPLES_FILE):

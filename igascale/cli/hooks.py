@@ -28,10 +28,12 @@ def command(name: str | None) -> None:
     if name is not None:
         cls = hooks.find(name)
         console.print(f"[bold]{name}[/]  {cls.__module__}:{cls.__qualname__}\n")
-        console.print(inspect.cleandoc(cls.__doc__ or "no documentation"), markup=False)
-        console.print("\n[bold]Options[/] (keys of the hook: section)")
+        console.print(inspect.cleandoc(cls.__doc__ or "no documentation"), markup=False, soft_wrap=True)
+        if hooks.options(cls):
+            console.print("\n[bold]Options[/] (keys of the hook: section)")
         for key, parameter in hooks.options(cls).items():
-            console.print(f"  {parameter}" if parameter.kind is not parameter.VAR_KEYWORD else key, markup=False)
+            default = "required" if parameter.default is parameter.empty else parameter.default
+            console.print(f"  {key}: {str(parameter.annotation).strip(chr(39))} = {default}", markup=False)
         return
     table = Table("name", "what it does", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     table.add_column("reference", no_wrap=True)

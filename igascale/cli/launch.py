@@ -34,7 +34,7 @@ def command(
 
     \b
     Example:
-      igascale launch configs/demo.yaml --num-processes 2 hook.name=mean output_dir=runs/mean
+      igascale launch run.yaml --num-processes 2 hook.name=mean output_dir=runs/mean
     """
     from igascale.config import load_config
     from igascale.launchers import base, deepspeed

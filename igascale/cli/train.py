@@ -22,7 +22,7 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
 
     \b
     Example:
-      igascale train configs/demo.yaml engine.name=single optimizer.lr=1e-3
+      igascale train run.yaml engine.name=single optimizer.lr=1e-3
     """
     from igascale.config import load_config
 
@@ -33,7 +33,10 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
 
     hook = assemble.build_hook(run_config)
     device = assemble.start(run_config)
-    checkpoint = runfolder.open_run(run_config, resume, Collectives(device))
+    comm = Collectives(device)
+    checkpoint = runfolder.open_run(run_config, resume, comm)
+    if resume and checkpoint is None and comm.rank == 0:
+        click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
     student = assemble.build_student(run_config, device)
     data = assemble.load_data(run_config, student.tokenizer)
     assemble.check_room(data, student.model)

@@ -26,7 +26,7 @@ def command(config: str, overrides: tuple[str, ...], num_processes: int, no_mode
 
     \b
     Example:
-      igascale validate configs/demo.yaml --num-processes 2
+      igascale validate run.yaml --num-processes 2
     """
     from rich.console import Console
     from rich.syntax import Syntax
@@ -36,16 +36,16 @@ def command(config: str, overrides: tuple[str, ...], num_processes: int, no_mode
     from igascale.engine.ds_config import load_ds_config
 
     run_config = load_config(config, overrides)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.rule("resolved configuration", align="left")
     console.print(Syntax(run_config.to_yaml(), "yaml", background_color="default"))
     hook = assemble.build_hook(run_config)
     if run_config.engine.name == "deepspeed":
         load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
     for warning in hook.warnings():
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {warning}", style="yellow")
     if no_model:
-        console.print("the configuration is valid (model and data were not looked at)")
+        console.print("the configuration is valid (model and data were not looked at, so there is no batch arithmetic)")
         return
 
     import torch
@@ -90,7 +90,7 @@ def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) ->
     for split in (data.train, data.validation, data.ood):
         if split is not None:
             lengths = sorted(len(e.input_ids) for g in split.groups for e in g)
-            cut = f", {split.truncated} cut at data.max_length" if split.truncated else ""
+            cut = f", {split.truncated} cut at data.max_length: they lose their answer" if split.truncated else ""
             console.print(
                 f"{split.source}: {len(split.groups)} groups x {len(split.domains)} domains, "
                 f"tokens median {lengths[len(lengths) // 2]}, longest {lengths[-1]}{cut}"
@@ -102,10 +102,15 @@ def _sample(console: Any, student: Any, data: Any) -> None:
 
     from igascale.isomers.encode import mark_supervised
 
-    console.rule("one sample; the loss is on the highlighted tokens", align="left")
-    text = Text()
+    console.rule("one sample; the loss is on the marked tokens", align="left")
+    text, before = Text(), False
     for piece, supervised in mark_supervised(student.tokenizer, data.train.groups[0][0]):
+        if not console.is_terminal and supervised != before:  # a file keeps no colours
+            text.append("[[" if supervised else "]]")
         text.append(piece, style="black on green" if supervised else "dim")
+        before = supervised
+    if not console.is_terminal and before:
+        text.append("]]")
     console.print(text)
 
 
@@ -114,7 +119,9 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
     import torch
 
     from igascale import hooks
+    from igascale.errors import UserError
     from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
+    from igascale.step import check_result
 
     generator = torch.Generator().manual_seed(seed)
     grads, factors = {}, {}
@@ -134,7 +141,12 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
             context = HookContext(step, domains, losses, seed=seed)
             if rule.auxiliary:
                 context = replace(context, aux=grads, aux_values=losses)
-            rule.combine(grads, factors, context)
+            result = rule.combine(grads, factors, context)
+            check_result(result, grads, rule)
+            if not all(bool(torch.isfinite(t).all()) for g in result.values() for t in (g.a, g.b)):
+                raise UserError(
+                    f"hook '{type(rule).__name__}' returns a gradient that is not finite for finite gradients"
+                )
             times.append(time.perf_counter() - started)
         seconds[rule] = min(times)
     mean = list(seconds.values())[-1]

@@ -113,9 +113,7 @@ def _generate(console: Console, out: Path, settings: DemoSettings, seed: int) ->
 def _pretrain(console: Console, out: Path, settings: DemoSettings, seed: int) -> None:
     from igascale.demo.base_model import BaseModelSettings, build_base_model
 
-    started = _headline(
-        console, 2, "a base model: BPE tokenizer, small Llama, pre-trained on vocabulary and sub-skills"
-    )
+    started = _headline(console, 2, "a base model: BPE tokenizer and a small Llama")
     base = BaseModelSettings(kinds=settings.kinds)
     if settings.base_steps:
         base = replace(base, steps=settings.base_steps)
@@ -169,7 +167,7 @@ def _evaluate(console: Console, out: Path) -> list[Any]:
     from igascale.evaluation.tables import MethodResult
     from igascale.isomers.schema import read_groups
 
-    started = _headline(console, 4, "evaluation: greedy decoding on held-out groups (ID) and unseen domains (OOD)")
+    started = _headline(console, 4, "evaluation: held-out groups (ID), unseen domains (OOD)")
     id_groups, ood_groups = (read_groups(out / "data" / f"{split}.jsonl") for split in ("validation", "ood"))
     rows = []
     for name in ("base", *METHODS):

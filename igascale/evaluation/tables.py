@@ -102,7 +102,8 @@ def _accuracy_cells(accuracy: Accuracy) -> list[RenderableType]:
 def _gap(result: EvaluationResult) -> Text:
     if result.delta_gap is None or result.delta_gap_low is None or result.delta_gap_high is None:
         return Text("–")
-    interval = f" [{100 * result.delta_gap_low:.0f}, {100 * result.delta_gap_high:.0f}]"
+    low, high = (round(100 * bound) for bound in (result.delta_gap_low, result.delta_gap_high))
+    interval = f" [{low}, {high}]"
     return Text(f"{100 * result.delta_gap:+.1f}").append(interval, style="dim")
 
 
@@ -126,7 +127,7 @@ def _consistency_table(result: EvaluationResult) -> RenderableType:
         caption_justify="left",
     )
     table.add_column("set")
-    for column in ("LCS", "relative LCS", "between groups", "accuracy %"):
+    for column in ("LCS", "relative LCS", "between groups (relative)", "accuracy %"):
         table.add_column(column, justify="right")
     for name, split in _splits(result):
         table.add_row(name, *_lcs_cells(split), _between(split.consistency), _marked(split.accuracy))

@@ -150,7 +150,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 try:
-                    line = raw.decode("utf-8")
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a byte order mark is no harm
                 except UnicodeDecodeError as error:
                     raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
                 if line.strip():

@@ -62,7 +62,7 @@ def test_validate_prints_everything_but_trains_nothing(base):
     result = invoke("validate", base, "hook.name=iga", "-n", "2")
     assert result.exit_code == 0, result.output
     for expected in ("8 groups = 32 instances", "4 groups each", "adapters", "supervised", "hook cost", "Answer"):
-        assert expected in result.output.replace("the loss is on the highlighted tokens", "supervised"), expected
+        assert expected in result.output.replace("the loss is on the marked tokens", "supervised"), expected
     assert not (base.parent / "run").exists()
 
 
@@ -88,7 +88,7 @@ def test_paper_configs_validate(name):
         (["data.max_length=8"], "max_length"),
         (["train.groups_per_batch=100"], "train.groups_per_batch"),
         (["engine.name=deepspeed", "engine.ds_config=zero9"], "unknown 'zero9'"),
-        (["optimizer.lrr=1"], "did you mean 'lr'?"),
+        (["optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
     ],
 )
 def test_bad_input_is_one_line(base, overrides, expected):

@@ -30,7 +30,7 @@ def test_round_trip(path, tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("optimizer.lrr=3", r"unknown key 'optimizer.lrr'; did you mean 'lr'\?"),
+        ("optimizer.lrr=3", r"unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'\?"),
         ("trian.epochs=3", r"unknown key 'trian'; did you mean 'train'\?"),
         ("train.epochs=soon", "'train.epochs': .*number.*'soon'"),
         ("train.groups_per_batch=2.5", "'train.groups_per_batch': .*integer"),

@@ -108,8 +108,19 @@ def test_build_refuses_by_name():
         hooks.build("maen", {})
     with pytest.raises(UserError, match=r"unknown key 'hook\.tua'; did you mean 'tau'"):
         hooks.build("iga", {"tua": 1.0})
-    with pytest.raises(UserError, match="must name one GradientHook, found 0"):
+    with pytest.raises(UserError, match="is not a subclass of"):
         hooks.build("json:JSONDecoder", {})
+    with pytest.raises(UserError, match=r"there is no 'Decoder' in json"):
+        hooks.build("json:Decoder", {})
+
+
+def test_a_weighted_hook_must_return_one_weight_per_domain():
+    class Wrong(hooks.WeightedHook):
+        def weights(self, gram, ctx):
+            return torch.ones(len(gram) + 1)
+
+    with pytest.raises(ValueError, match=r"Wrong\.weights returned shape \[4\], expected \[3\]"):
+        Wrong().combine(*make())
 
 
 def test_a_hook_from_anywhere(tmp_path, monkeypatch):
