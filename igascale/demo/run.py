@@ -35,7 +35,7 @@ class DemoSettings:
     validation_groups: int = 100
     ood_groups: int = 100
     processes: int = 2
-    kinds: tuple[str, ...] = ("ordering", "rules", "selection", "counting")
+    kinds: tuple[str, ...] = ("ordering", "rules", "selection")
     steps: tuple[int, int] = (2, 2)
     base_steps: int | None = None
     train_steps: int = 450

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from igascale.demo.base_model import BaseModelSettings, build_base_model, train_tokenizer
+from igascale.demo.base_model import BaseModelSettings, _encode, build_base_model, train_tokenizer
 from igascale.demo.corpus import pretraining_texts
 from igascale.errors import UserError
 from igascale.isomers.encode import completion_text, encode_prompt
@@ -60,7 +60,7 @@ def test_refuses_a_folder_in_use(tmp_path):
 
 def test_no_composed_problem_in_the_text(texts):
     solved = [text for text in texts if text.steps is not None]
-    assert len(solved) > len(texts) / 2
+    assert len(solved) > len(texts) / 5
     for text in solved:
         steps, answer = text.completion.split("\nAnswer: ")
         assert text.steps == 1 == len(steps.split("\n"))
@@ -74,7 +74,7 @@ def test_no_composed_problem_in_the_text(texts):
 
 
 def test_every_word_of_the_generator_is_in_the_text(texts):
-    words = set(re.findall(r"\w+", " ".join(f"{text.prompt} {text.completion}" for text in texts)))
+    words = set(re.findall(r"\w+", " ".join(f"{text.prompt} {text.completion} {text.questions}" for text in texts)))
     for kind in KINDS:
         for group in generate(60, DOMAINS, [kind], seed=9, steps=(2, 4)):
             for instance in group.instances:
@@ -94,3 +94,16 @@ def test_tokenizer_keeps_names_whole_and_decodes_what_it_encoded(texts):
     for label in LABELS:
         alone, inside = (tokenizer.tokenize(text)[-1] for text in (label, f"one\n{label}"))
         assert alone == inside == f"▁{label}"
+
+
+def test_pretraining_sees_the_tokens_that_training_and_evaluation_use(texts):
+    tokenizer = train_tokenizer(texts)
+    known: dict[str, list[int]] = {}
+    for text in texts[-200:]:
+        if text.steps is None:
+            continue
+        ids, learned = _encode(tokenizer, text, known)
+        prompt = encode_prompt(tokenizer, text.prompt)
+        completion = tokenizer.encode(text.completion, add_special_tokens=False)
+        assert ids == [*prompt, *completion, tokenizer.eos_token_id]
+        assert learned == [False] * len(prompt) + [True] * (len(completion) + 1)
