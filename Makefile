@@ -35,6 +35,8 @@ fix: $(READY)  ## Format and mend what can be mended automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench gpu-check: export TQDM_DISABLE = 1
+bench gpu-check: export PYTHONWARNINGS = ignore::FutureWarning
 bench: $(READY)  ## Ratios measured in one run; JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.projection
 	$(BIN)/python -m benchmarks.step
