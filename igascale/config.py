@@ -78,7 +78,8 @@ class TrainConfig(_Section):
         None, ge=1, description="instances per forward pass and rank; null: what the two keys above imply"
     )
     loss_reduction: Literal["token", "instance"] = Field(
-        "token", description="a domain's loss: mean over its tokens, or mean of per-instance means"
+        "token",
+        description="a domain's loss: mean over its tokens, or mean of per-instance means (the default of preset: paper)",
     )
     max_skipped_steps: int = Field(5, ge=1, description="stop after this many steps in a row with a NaN or infinity")
 
@@ -214,11 +215,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         _override(raw, override)
         blamed[override.partition("=")[0]] = f"override '{override}'"
     _make_absolute(raw)
+    _follow_preset(raw)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         problems = [f"{blamed.get('.'.join(map(str, e['loc'])), path)}: {_explain(e)}" for e in error.errors()]
         raise UserError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _follow_preset(raw: dict[str, Any]) -> None:
+    """``hook.preset: paper`` is the paper to the letter, its loss included, unless the configuration says otherwise."""
+    hook, train = raw.get("hook"), raw.setdefault("train", {})
+    if isinstance(hook, dict) and hook.get("preset") == "paper" and isinstance(train, dict):
+        train.setdefault("loss_reduction", "instance")
 
 
 def _make_absolute(raw: dict[str, Any]) -> None:

@@ -232,7 +232,7 @@ class Trainer:
         if "adapters" in hook:
             owners = self.engine.owners
             hook["adapters"] = {
-                k: hook_states[r]["adapters"][k] for k, r in owners.items() if k in hook_states[r]["adapters"]
+                k: hook_states[r]["adapters"][k] for k, r in owners.items() if k in hook_states[r].get("adapters", {})
             }
         state = Checkpoint(
             self.step,

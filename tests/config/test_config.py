@@ -75,6 +75,13 @@ def test_broken_files(tmp_path, text, expected):
         load_config(file)
 
 
+def test_the_paper_preset_brings_the_papers_loss(path):
+    assert load_config(path).train.loss_reduction == "token"
+    assert load_config(path, ["hook.name=iga", "hook.preset=paper"]).train.loss_reduction == "instance"
+    explicit = ["hook.name=iga", "hook.preset=paper", "train.loss_reduction=token"]
+    assert load_config(path, explicit).train.loss_reduction == "token"
+
+
 def test_yaml_merge_keys_work(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("output_dir: x\nmodel: &m {path: a, dtype: float32}\ndata: {train: t}\n")
