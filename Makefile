@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt setup.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed,tensorboard,dev]'
 	touch $@
 
-demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 8 minutes)
+demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 4 minutes)
 	$(BIN)/igascale demo --out runs/demo --fresh
 
 test: $(READY)  ## All tests but those that need a GPU

@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes that fit about eight minutes on two CPU cores."""
+    """Sizes that take about four minutes on two CPU cores."""
 
     groups: int = 2000
     validation_groups: int = 100

@@ -116,3 +116,11 @@ def test_combining_per_rank_and_then_averaging_fails(two_ranks, single):
     assert runs.relative(two_ranks["strong"]["first"], expected) <= 1e-5
     # A hundred times what the right order is allowed, and more.
     assert runs.relative(two_ranks["wrong-strong"]["first"], expected) > 1e-3
+
+
+def test_hand_over_is_exact(tmp_path):
+    """Gradients and references arrive unaltered; ZeRO-1 in bfloat16 rounds the gradient once, as the docs say."""
+    launch("torchrun", 2, "worker_handover.py", str(tmp_path / "differences.pt"))
+    differences = torch.load(tmp_path / "differences.pt")
+    assert 0 < differences.pop((1, "torch.bfloat16")) < 2e-2
+    assert differences == {(1, "torch.float32"): 0.0, (2, "torch.float32"): 0.0, (2, "torch.bfloat16"): 0.0}
