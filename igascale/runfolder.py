@@ -24,19 +24,27 @@ from igascale.errors import UserError
 def check_absent(folder: Path) -> None:
     """Refuse to write into a folder that already holds a run, or anything else.
 
-    What a start leaves that was refused before its first step (two small files of :func:`record`) is no run.
-
     Raises:
         UserError: it exists and is not empty.
     """
-    leftovers = {"config.yaml", "environment.json"}
-    if folder.is_dir() and {p.name for p in folder.iterdir()} == leftovers:
-        return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"output_dir {folder} already exists: continue it with --resume auto, or choose another output_dir "
             "(nothing was changed)"
         )
+
+
+def withdraw(folder: Path) -> None:
+    """Undo :func:`record` for a start that was refused before its first step; anything more in the folder is left alone.
+
+    The alternative, to accept a folder that holds these two files, would let a second run start in the folder of one that is
+    still loading its model.
+    """
+    ours = [folder / "config.yaml", folder / "environment.json"]
+    if folder.is_dir() and sorted(folder.iterdir()) == sorted(ours):
+        for path in ours:
+            path.unlink()
+        folder.rmdir()
 
 
 def record(folder: Path, config: RunConfig, world_size: int) -> None:

@@ -29,6 +29,7 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
     run_config = load_config(config, overrides)
     from igascale import assemble, runfolder
     from igascale.engine import Collectives
+    from igascale.errors import UserError
     from igascale.trainer import Interrupted, Trainer
 
     hook = assemble.build_hook(run_config)
@@ -37,10 +38,15 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
     checkpoint = runfolder.open_run(run_config, resume, comm)
     if resume and checkpoint is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
-    student = assemble.build_student(run_config, device)
-    data = assemble.load_data(run_config, student.tokenizer)
-    assemble.check_room(data, student.model)
-    engine = assemble.build_engine(run_config, student, hook, device)
+    try:
+        student = assemble.build_student(run_config, device)
+        data = assemble.load_data(run_config, student.tokenizer)
+        assemble.check_room(data, student.model)
+        engine = assemble.build_engine(run_config, student, hook, device)
+    except UserError:
+        if checkpoint is None and comm.rank == 0:
+            runfolder.withdraw(assemble.find_run_folder(run_config))
+        raise
     try:
         Trainer(run_config, data, student, hook, engine).train(checkpoint, stop_after)
     except Interrupted as interruption:

@@ -11,7 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from igascale import assemble
+from igascale import assemble, runfolder
+from igascale.engine import Collectives
 from igascale.errors import UserError
 
 import runs
@@ -157,6 +158,21 @@ def test_resume_auto_leaves_a_foreign_folder_alone(base, tmp_path):
     with pytest.raises(UserError, match="already exists"):
         go(base, tmp_path / "run", resume="auto")
     assert (tmp_path / "run" / "config.yaml").read_text() == "precious"
+
+
+def test_a_refused_start_leaves_no_folder_and_a_loading_run_keeps_its_own(base, tmp_path):
+    run = tmp_path / "run"
+    refused = igascale("train", str(base), f"output_dir={run}", "lora.target_modules=[q_prj]")
+    assert refused.returncode == 2, refused.stderr
+    assert "q_prj" in refused.stderr
+    assert not run.exists()
+    config = runs.load(base, f"output_dir={run}")
+    comm = Collectives(assemble.start(config))
+    runfolder.open_run(config, None, comm)  # a run that is still loading its model
+    before = contents(run)
+    with pytest.raises(UserError, match="already exists"):
+        runfolder.open_run(config, None, comm)
+    assert contents(run) == before
 
 
 def test_killed_before_the_first_checkpoint(base, tmp_path):
