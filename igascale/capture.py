@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from igascale.adapters import LoraAdapter
 from igascale.hooks.base import DomainFactorGrads
+from igascale.noise import MicroBatchSquares
 
 SETS = ("main", "aux")
 
@@ -48,12 +49,18 @@ class GradientCapture:
                     loss(model(batch)).backward()
             sums = capture.sums()
 
+    A factor that is frozen has no gradient: its sums are zero.
+
     Args:
         adapters: see :func:`igascale.adapters.find_adapters`.
         num_domains: D.
+        measure_noise: also keep squared norms of each micro-batch's gradients (:mod:`igascale.noise`).
+
+    Attributes:
+        noise: those squared norms since the last :meth:`reset`, or ``None``.
     """
 
-    def __init__(self, adapters: Mapping[str, LoraAdapter], num_domains: int):
+    def __init__(self, adapters: Mapping[str, LoraAdapter], num_domains: int, measure_noise: bool = False):
         if num_domains < 1:
             raise ValueError(f"num_domains must be at least 1, not {num_domains}")
         self._adapters = dict(adapters)
@@ -61,6 +68,8 @@ class GradientCapture:
         self._handles: list[RemovableHandle] = []
         self._rows: _Rows | None = None
         self._sums: dict[str, dict[tuple[str, str], Tensor]] = {}
+        self._measure_noise = measure_noise
+        self.noise: MicroBatchSquares | None = None
         self.reset()
 
     def __enter__(self) -> GradientCapture:
@@ -75,7 +84,11 @@ class GradientCapture:
         if self._handles:
             raise RuntimeError("this capture is installed already; remove() it first")
         for fqn, adapter in self._adapters.items():
+            if not (adapter.A.requires_grad or adapter.B.requires_grad):
+                raise RuntimeError(f"{fqn}: its LoRA weights are frozen, so nothing would be captured")
             for factor, linear in (("a", adapter.lora_A), ("b", adapter.lora_B)):
+                if not linear.weight.requires_grad:
+                    continue
                 self._handles.append(linear.register_forward_hook(_Site(self, fqn, factor)))
 
     def remove(self) -> None:
@@ -85,7 +98,7 @@ class GradientCapture:
         self._handles.clear()
 
     @contextmanager
-    def rows(self, domain_B: Tensor, into: str = "main") -> Iterator[None]:
+    def rows(self, domain_B: Tensor, into: str = "main", weight_B: Tensor | None = None) -> Iterator[None]:
         """Forward and backward of one micro-batch run inside.
 
         For a second backward through the same graph enter it again with another ``into``: a gradient goes to
@@ -94,6 +107,8 @@ class GradientCapture:
         Args:
             domain_B: ``[B]``, integer, the domain of each row of the batch.
             into: the set that receives the gradients, ``"main"`` or ``"aux"``.
+            weight_B: ``[B]``, each row's share of what its domain's sums are divided by (its supervised tokens, say);
+                for the measurement of noise only; by default every row counts alike.
 
         Raises:
             ValueError: an unknown set, or a domain outside ``0 .. D-1``.
@@ -104,6 +119,10 @@ class GradientCapture:
         if not self._handles:
             raise RuntimeError("the capture is not installed; enter it as a context manager or call install()")
         before, self._rows = self._rows, _Rows.of(domain_B, self._num_domains, into)
+        if self.noise is not None and into == "main":
+            weight_B = torch.ones(len(domain_B)) if weight_B is None else weight_B.detach().cpu()
+            one_hot_DB = self._rows.one_hot(torch.device("cpu"))
+            self.noise.begin(one_hot_DB.double() @ weight_B.double())
         try:
             yield
         finally:
@@ -126,6 +145,7 @@ class GradientCapture:
     def reset(self) -> None:
         """Start again from zero, in new tensors."""
         self._sums = {name: {} for name in SETS}
+        self.noise = MicroBatchSquares(self._num_domains) if self._measure_noise else None
 
     def _accumulator(self, into: str, fqn: str, factor: str, like: Tensor) -> Tensor:
         held = self._sums[into]
@@ -164,7 +184,13 @@ class GradientCapture:
         sum_DOF = self._accumulator(rows.into, site.fqn, site.factor, like)
         with torch.autocast(grad_BTO.device.type, enabled=False):
             product_BOF = _outer_products(grad_BTO, x_BTF)
-            sum_DOF.view(self._num_domains, -1).addmm_(rows.one_hot(product_BOF.device), product_BOF.flatten(1))
+            one_hot_DB = rows.one_hot(product_BOF.device)
+            if self.noise is None or rows.into != "main":
+                sum_DOF.view(self._num_domains, -1).addmm_(one_hot_DB, product_BOF.flatten(1))
+            else:
+                micro_DOF = (one_hot_DB @ product_BOF.flatten(1)).view_as(sum_DOF)
+                sum_DOF.add_(micro_DOF)
+                self.noise.add(site.fqn, site.factor, micro_DOF, adapter)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Trainer:
             self.step if resumed else None,
         )
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        capture = GradientCapture(self.student.adapters, len(self.domains))
+        capture = GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise)
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
@@ -140,7 +140,7 @@ class Trainer:
         comm, reduction = self.engine.comm, self.config.train.loss_reduction
         groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
         examples = [e for g in groups for e in self.data.train.groups[g]]
-        size = micro_batch_size(self.config, len(groups), len(self.domains))
+        size = micro_batch_size(self.config, len(groups), self.data.train.width)
         loss_D = torch.zeros(len(self.domains), dtype=torch.float64)
         aux_D = torch.zeros_like(loss_D)
         capture.reset()
@@ -163,6 +163,7 @@ class Trainer:
             max_grad_norm=self.config.optimizer.max_grad_norm,
             aux_sums=capture.sums("aux") if self.hook.auxiliary else None,
             aux_value_D=aux_D if self.hook.auxiliary else None,
+            noise=capture.noise,
         )
         return report, tokens
 
@@ -170,7 +171,7 @@ class Trainer:
         batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
         num_domains, auxiliary = len(self.domains), self.hook.auxiliary
         aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        with capture.rows(batch.domain):
+        with capture.rows(batch.domain, weight_B=batch.weights.sum(1)):
             logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
             self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)
@@ -206,7 +207,7 @@ class Trainer:
                 micro_batch_size=micro_batch_size(
                     self.config,
                     math.ceil(self.config.groups_per_step / self.engine.comm.world_size),
-                    len(self.domains),
+                    self.data.train.width,
                 ),
                 pad_token_id=self._pad,
             )

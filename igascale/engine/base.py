@@ -2,7 +2,8 @@
 
 The communication of one optimizer step, with W ranks and P LoRA parameters:
 
-* one all-reduce of a few scalars per domain (losses, denominators);
+* one all-reduce of a few scalars per domain (losses, denominators), and one of ``D^2 + 2 D`` numbers per adapter (inner
+  products between domains; squared norms where the hook asks for noise);
 * W reductions, one per owner, of D x P numbers in all: each rank's adapters, flat in one buffer;
 * what the hook asks for through ``sum_over_shards``, and one all-reduce of two scalars for the norms;
 * W broadcasts of P numbers in all (2 P where the hook returns a reference gradient), and the statistics.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from igascale.adapters import LoraAdapter
 from igascale.engine.collectives import Collectives
+from igascale.errors import UserError
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads
 
 
@@ -181,20 +183,34 @@ def _parts(grad: FactorGrads, copies: int, statistics: tuple[str, ...]) -> list[
 
 
 def factor_parameters(adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Parameter]:
-    """Every trained parameter by ``{adapter}.lora_A`` or ``.lora_B``, in a fixed order."""
+    """Every trained parameter by ``{adapter}.lora_A`` or ``.lora_B``, in a fixed order; a frozen factor is not there."""
     return {
         name: p
         for fqn, adapter in adapters.items()
         for name, p in ((f"{fqn}.lora_A", adapter.A), (f"{fqn}.lora_B", adapter.B))
+        if p.requires_grad
     }
 
 
-def factor_tensors(grads: Mapping[str, FactorGrads], reference: bool = False) -> dict[str, Tensor]:
-    """The gradients (or the references) under the names of :func:`factor_parameters`."""
+def factor_tensors(
+    grads: Mapping[str, FactorGrads], parameters: Mapping[str, nn.Parameter], reference: bool = False
+) -> dict[str, Tensor]:
+    """The gradients (or the references) under the names of :func:`factor_parameters`.
+
+    Raises:
+        UserError: there is a gradient for a factor that is frozen, which would be dropped in silence.
+    """
     out: dict[str, Tensor] = {}
     for fqn, grad in grads.items():
         a, b = (grad.reference_a, grad.reference_b) if reference else (grad.a, grad.b)
         if a is None or b is None:
             raise ValueError(f"the hook returned no reference gradient for {fqn}, though it says uses_reference")
-        out[f"{fqn}.lora_A"], out[f"{fqn}.lora_B"] = a, b
+        for name, tensor in ((f"{fqn}.lora_A", a), (f"{fqn}.lora_B", b)):
+            if name in parameters:
+                out[name] = tensor
+            elif bool(tensor.any()):
+                raise UserError(
+                    f"the hook returned a gradient for {name}, which is frozen; with lora.full_rank use a rule that treats "
+                    "A and B apart (for iga: hook.space=factor)"
+                )
     return out

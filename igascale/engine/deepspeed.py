@@ -129,11 +129,11 @@ class DeepSpeedEngine(Engine):
         """See the base class."""
         from deepspeed.utils import safe_set_full_grad, safe_set_full_optimizer_state
 
-        for name, grad in factor_tensors(grads).items():
+        for name, grad in factor_tensors(grads, self.parameters).items():
             # ZeRO-1 in bfloat16 accumulates in bfloat16: DeepSpeed's wrapper for float32 cannot coalesce.
             safe_set_full_grad(self.parameters[name], grad.bfloat16() if self.bf16_gradient else grad)
         if self.optimizer.use_reference:
-            for name, reference in factor_tensors(grads, reference=True).items():
+            for name, reference in factor_tensors(grads, self.parameters, reference=True).items():
                 safe_set_full_optimizer_state(self.parameters[name], reference, REFERENCE)
 
     def step(self, lr: float) -> None:

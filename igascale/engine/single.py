@@ -61,10 +61,10 @@ class SingleEngine(Engine):
 
     def apply(self, grads: Mapping[str, FactorGrads]) -> None:
         """See the base class."""
-        for name, grad in factor_tensors(grads).items():
+        for name, grad in factor_tensors(grads, self.parameters).items():
             self.masters[name].grad = grad
         if self.optimizer.use_reference:
-            for name, reference in factor_tensors(grads, reference=True).items():
+            for name, reference in factor_tensors(grads, self.parameters, reference=True).items():
                 self.optimizer.state[self.masters[name]][REFERENCE].copy_(reference)
 
     def step(self, lr: float) -> None:

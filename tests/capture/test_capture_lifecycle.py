@@ -166,16 +166,24 @@ def test_regrouped_tokens_are_refused():
 
 
 def test_frozen_factors():
+    """Both frozen is a mistake; one frozen has a gradient of zero, and the other's is what it was."""
     model = tiny_peft()
     adapters = find_adapters(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with (
-        GradientCapture(adapters, 2) as capture,
-        capture.rows(DOMAINS),
-        pytest.raises(RuntimeError, match=r"layers\.0\.self_attn\.q_proj\.lora_A: its output needs no gradient"),
-    ):
-        forward(model)
+    with GradientCapture(adapters, 2) as capture, capture.rows(DOMAINS):
+        forward(model).sum().backward()
+    for adapter in adapters.values():
+        adapter.A.requires_grad_(False)
+    with GradientCapture(adapters, 2, measure_noise=True) as frozen, frozen.rows(DOMAINS):
+        forward(model).sum().backward()
+    whole, part = capture.sums(), frozen.sums()
+    for fqn in adapters:
+        assert part[fqn].a.count_nonzero() == 0
+        torch.testing.assert_close(part[fqn].b, whole[fqn].b, rtol=1e-5, atol=1e-6)
+    assert frozen.noise.squares.keys() == adapters.keys()
+    for adapter in adapters.values():
+        adapter.B.requires_grad_(False)
+    with pytest.raises(RuntimeError, match=r"layers\.0\.self_attn\.q_proj: its LoRA weights are frozen"):
+        GradientCapture(adapters, 2).install()
 
 
 def test_evaluation_passes_through():
