@@ -20,8 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.record import save
 from igascale.linalg.contrasts import build_contrasts
+from igascale.linalg.masks import RELATIVE_EPS
 from igascale.linalg.projection import LowRank, sketch_width, streaming_svd
-from igascale.linalg.tiles import RELATIVE_EPS, MaskedMean, Workspace, plan_tiles
+from igascale.linalg.tile_masks import ExpMask
+from igascale.linalg.tiles import MaskedMean, Workspace, plan_tiles
 
 TAU, OVERSAMPLING = 0.5, 10
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -59,7 +61,7 @@ def streamed(inputs: Inputs, kept: int, memory_mb: float, power_iters: int) -> L
     shape = (inputs[1].shape[1], inputs[0].shape[2])
     plan = plan_tiles(1, shape, inputs[0].dtype, inputs[0].device, memory_mb * 2**20)
     workspace = Workspace([plan], inputs[0].device)
-    source = MaskedMean(contrasts, TAU, "relative", plan.rows, workspace)
+    source = MaskedMean(contrasts, ExpMask(contrasts, TAU, "relative"), plan.rows, workspace)
     cache = workspace.take(source.shape, source.dtype) if plan.cached else None
     sketch = torch.randn(shape[1], sketch_width(kept, OVERSAMPLING, shape), device=inputs[0].device)
     return streaming_svd(source, kept, sketch, power_iters, cache)

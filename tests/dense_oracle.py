@@ -27,8 +27,24 @@ def reconstruct(a, b, A, B):
 def mask(ghat, tau, norm):
     mean = ghat.mean(0)
     V = ghat.var(0, correction=0)
-    u = {"none": lambda: V, "mean": lambda: V / V.mean(), "relative": lambda: V / (mean**2 + 1e-12 * V.mean())}
+    u = {
+        "none": lambda: V,
+        "mean": lambda: V / V.mean(),
+        "relative": lambda: V / (mean**2 + 1e-12 * V.mean()),
+        "smoothed": lambda: V / (mean**2 + V.mean()),
+        "fraction": lambda: V / (mean**2 + V),
+    }
     return torch.exp(-tau * u[norm]())
+
+
+def sign_mask(ghat, kind, threshold, sharpness=10.0, norm="none"):
+    agreement = ghat.sign().mean(0).abs()
+    if kind == "and":
+        return (agreement >= threshold - 1e-9).to(ghat.dtype)
+    variance = ghat.var(0, correction=1)
+    if norm == "relative":
+        variance = variance / ghat.mean(0) ** 2
+    return torch.tanh(sharpness / variance * (agreement - threshold)).clamp_min(0)
 
 
 def truncate(g, rank):

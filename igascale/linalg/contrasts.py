@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from igascale.linalg.masks import domain_mean
+
 
 @dataclass(frozen=True)
 class Contrasts:
@@ -56,10 +58,25 @@ class Contrasts:
         """The current B of each adapter (a view)."""
         return self.left_NDOQ[:, 0, :, self.mean_b_NOR.shape[2] :]
 
+    def tile(self, m: int, i: int, j: int, out_NTI: Tensor) -> Tensor:
+        """Rows i to j of ``c_m``, ``[N, j - i, I]``, written to ``out_NTI``."""
+        return torch.bmm(self.left_NDOQ[:, m, i:j], self.right_NDQI[:, m], out=out_NTI)
+
     @property
     def variance_mean_N(self) -> Tensor:
         """The mean of V over the elements of each adapter, divided by ``sigma^2``, float64."""
         return self.variance_sum_N / (self.left_NDOQ.shape[2] * self.right_NDQI.shape[3])
+
+    @property
+    def largest_sq_N(self) -> Tensor:
+        r"""An upper bound of :math:`G^2 = \max_{n,i,j} \hat g_{n,ij}^2` in units of ``sigma^2``, float64.
+
+        By Cauchy-Schwarz from the rows of the left and the columns of the right factors: no dense matrix is needed.
+        """
+        rows_ND = torch.linalg.vector_norm(self.left_NDOQ, dim=3).amax(2).double().square()
+        columns_ND = torch.linalg.vector_norm(self.right_NDQI, dim=2).amax(2).double().square()
+        # ghat_n is a combination of the contrasts with coefficients whose squares sum to at most D.
+        return self.left_NDOQ.shape[1] * (rows_ND * columns_ND).sum(1)
 
     @property
     def residual_N(self) -> Tensor:
@@ -83,7 +100,7 @@ def build_contrasts(a_NDRI: Tensor, b_NDOR: Tensor, A_NRI: Tensor, B_NOR: Tensor
     right = a_NDRI.new_empty(N, D, 2 * R, I)
     left[..., R:] = B_NOR[:, None]
     right[:, :, :R] = A_NRI[:, None]
-    mean_a, mean_b = _domain_mean(a_NDRI), _domain_mean(b_NDOR)
+    mean_a, mean_b = _domain_means(a_NDRI), _domain_means(b_NDOR)
     _write_contrasts(a_NDRI, mean_a, right[:, :, R:])
     _write_contrasts(b_NDOR, mean_b, left[..., :R])
 
@@ -102,10 +119,8 @@ def build_contrasts(a_NDRI: Tensor, b_NDOR: Tensor, A_NRI: Tensor, B_NOR: Tensor
     return Contrasts(left, right, mean_a, mean_b, scale_N, sum_sq_ND[:, 0], sum_sq_ND[:, 1:].sum(1), finite_N)
 
 
-def _domain_mean(x_NDXX: Tensor) -> Tensor:
-    """Mean over domains by the operation that the ``mean`` hook uses, so that both agree to the last bit."""
-    w_D = torch.full_like(x_NDXX[0, :, 0, 0], 1 / x_NDXX.shape[1])
-    return torch.stack([torch.tensordot(w_D, x_DXX, 1) for x_DXX in x_NDXX])
+def _domain_means(x_NDXX: Tensor) -> Tensor:
+    return torch.stack([domain_mean(x_DXX) for x_DXX in x_NDXX])
 
 
 def _write_contrasts(x_NDXX: Tensor, mean_NXX: Tensor, out_NDXX: Tensor) -> None:

@@ -118,7 +118,7 @@ def paper(c: Contrasts, projected: LowRank) -> Factors:
     """
     R, K = c.mean_a_NRI.shape[1], projected.S_NK.shape[1]
     if K > R:
-        raise ValueError(f"extraction='paper' fills factors of rank {R}, but the projection kept rank {K}")
+        raise ValueError(f"Eq. 10 fills factors of rank {R}, but the projection kept rank {K}")
     top_N1K = projected.U_NOK.abs().argmax(1, keepdim=True)
     sign_NK = torch.where(projected.U_NOK.gather(1, top_N1K) < 0, -1.0, 1.0).squeeze(1).to(projected.S_NK.dtype)
     root_NK = (projected.S_NK * c.scale_N[:, None]).sqrt() * sign_NK
@@ -126,6 +126,25 @@ def paper(c: Contrasts, projected: LowRank) -> Factors:
     torch.mul(projected.Vh_NKI, root_NK[:, :, None], out=a_NRI[:, :K])
     torch.mul(projected.U_NOK, root_NK[:, None], out=b_NOR[:, :, :K])
     return Factors(a_NRI, b_NOR)
+
+
+def aligned(c: Contrasts, projected: LowRank) -> Factors:
+    r"""Eq. 10 with the rotation that it leaves free chosen closest to the domain means (orthogonal Procrustes).
+
+    .. math::
+        \nabla B = U \Sigma^{1/2} Q, \quad \nabla A = Q^\top \Sigma^{1/2} V^\top, \quad
+        Q = \arg\max_{Q^\top Q = 1} \langle \nabla B, \bar b \rangle + \langle \nabla A, \bar a \rangle
+
+    Unlike Eq. 10 alone it does not depend on the signs of the singular vectors, and it is a descent direction for most
+    gradients; it is still not the mean at ``tau = 0``.
+
+    Raises:
+        ValueError: when the projection has more than R columns.
+    """
+    split = paper(c, projected)
+    U, _, Vh = torch.linalg.svd((split.b.mT @ c.mean_b_NOR + split.a @ c.mean_a_NRI.mT).double())
+    Q_NRR = (U @ Vh).to(split.b.dtype)
+    return Factors(Q_NRR.mT @ split.a, split.b @ Q_NRR)
 
 
 class Departure(NamedTuple):

@@ -9,22 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from igascale.linalg.contrasts import Contrasts
 
-VarianceNorm = Literal["none", "mean", "relative"]
-
-#: Regularises ``u = V / gbar^2`` where the mean gradient vanishes, as a share of the mean of V.
-RELATIVE_EPS = 1e-12
-
 # Elements of one working buffer: on a CPU the buffers should stay in the cache; a GPU wants long kernels.
 _TILE_ELEMENTS_CPU = 1 << 18
 _TILE_ELEMENTS_ACCELERATOR = 1 << 24
-_TILE_BUFFERS = 3
 _ALIGNMENT = 64  # bytes
 
 
@@ -99,6 +93,7 @@ def plan_tiles(
     device: torch.device,
     memory_bytes: float,
     keep: bool = True,
+    scratch: int = 1,
 ) -> TilePlan:
     """Choose batch, tile height and caching.
 
@@ -109,51 +104,62 @@ def plan_tiles(
         device: of the factors.
         memory_bytes: upper bound for cached matrix and working buffers, bytes.
         keep: whether there is a use for the cached matrix (a single pass has none).
+        scratch: of the mask (:class:`TileMask`); a tile takes two buffers more.
 
     Raises:
         ValueError: when one row of tiles does not fit.
     """
     O, I = shape
     row_bytes = I * dtype.itemsize
-    smallest = _TILE_BUFFERS * (row_bytes + _ALIGNMENT)
+    buffers = 2 + scratch
+    smallest = buffers * (row_bytes + _ALIGNMENT)
     if smallest > memory_bytes:
         raise ValueError(
             f"memory_mb={memory_bytes / 2**20:g} is too small: one row of tiles of a {O}x{I} adapter needs "
             f"{smallest / 2**20:.3g} MB; raise memory_mb"
         )
-    memory_bytes -= _TILE_BUFFERS * _ALIGNMENT
+    memory_bytes -= buffers * _ALIGNMENT
     target = _TILE_ELEMENTS_CPU if device.type == "cpu" else _TILE_ELEMENTS_ACCELERATOR
-    affordable_rows = int(memory_bytes // (_TILE_BUFFERS * row_bytes))
+    affordable_rows = int(memory_bytes // (buffers * row_bytes))
     # With the cache, tiles are generated in place and need one buffer less.
-    cached_rows = int((memory_bytes - O * row_bytes) // ((_TILE_BUFFERS - 1) * row_bytes))
+    cached_rows = int((memory_bytes - O * row_bytes) // ((buffers - 1) * row_bytes))
     wanted = max(1, target // I)
     if wanted >= O and affordable_rows >= O:  # whole matrices in one tile, several adapters at once
         batch = max(1, min(adapters, target // (O * I), affordable_rows // O))
-        return TilePlan(batch, O, keep, batch * _TILE_BUFFERS * O * row_bytes + _TILE_BUFFERS * _ALIGNMENT)
+        return TilePlan(batch, O, keep, batch * buffers * O * row_bytes + buffers * _ALIGNMENT)
     if keep and cached_rows >= min(wanted, O):
         rows = min(wanted, O)
-        return TilePlan(1, rows, True, (O + (_TILE_BUFFERS - 1) * rows) * row_bytes + _TILE_BUFFERS * _ALIGNMENT)
+        return TilePlan(1, rows, True, (O + (buffers - 1) * rows) * row_bytes + buffers * _ALIGNMENT)
     rows = min(wanted, affordable_rows, O)
-    return TilePlan(1, rows, False, _TILE_BUFFERS * (rows * row_bytes + _ALIGNMENT))
+    return TilePlan(1, rows, False, buffers * (rows * row_bytes + _ALIGNMENT))
+
+
+class TileMask(Protocol):
+    """How much of the mean is kept, one block of rows at a time (:mod:`igascale.linalg.tile_masks`).
+
+    Attributes:
+        scratch: working buffers of a tile's size that it needs besides the one it writes to.
+    """
+
+    scratch: int
+
+    def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """``M - 1`` of rows i to j, written to ``out_NTI``; exactly 0 where nothing is taken away."""
+        ...
 
 
 class MaskedMean:
     r"""The masked mean gradient as a :class:`TileSource`, in the scaled units of the contrasts.
 
-    .. math:: g = \bar g \odot \exp(-\tau u), \qquad g - \bar g = \bar g \odot \mathrm{expm1}(-\tau u)
+    .. math:: g = \bar g \odot M, \qquad g - \bar g = \bar g \odot (M - 1)
 
     Reference: arXiv 2606.05025, Eq. 5-7.
-
-    Differs from the paper: ``u = V`` there (``none``). V has the square of the gradient's scale, so
-    ``relative`` divides it by ``gbar^2 + 1e-12 mean(V)`` and ``mean`` by ``mean(V)``. ``expm1`` makes the change
-    exactly zero at ``tau = 0``.
 
     The first complete pass, of either kind, gathers the statistics.
 
     Args:
         contrasts: of the reconstructed gradients.
-        tau: strength of the mask, >= 0. In units of ``1 / gradient^2`` with ``none``, else dimensionless.
-        variance_norm: what V is divided by.
+        mask: M.
         rows: height of a tile.
         workspace: where the working buffers come from; by default each source allocates its own.
 
@@ -163,41 +169,22 @@ class MaskedMean:
         masked_sq_N: ``||g||_F^2``, scaled units, float64 (gathered by :meth:`tiles` only).
     """
 
-    def __init__(
-        self,
-        contrasts: Contrasts,
-        tau: float,
-        variance_norm: VarianceNorm,
-        rows: int,
-        workspace: Workspace | None = None,
-    ) -> None:
+    def __init__(self, contrasts: Contrasts, mask: TileMask, rows: int, workspace: Workspace | None = None) -> None:
         left, right = contrasts.left_NDOQ, contrasts.right_NDQI
-        self.contrasts = contrasts
+        self.contrasts, self.mask = contrasts, mask
         self.rows = min(rows, left.shape[2])
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
         self.mask_mean_N = self.change_sq_N = self.masked_sq_N = torch.zeros(0)
         self._workspace = workspace
         self._buffers: list[Tensor] = []
-        self._relative = variance_norm == "relative"
-        mean_v_N = contrasts.variance_mean_N
-        if variance_norm == "none":
-            factor_N = contrasts.scale_N.double() ** 2
-        elif variance_norm == "mean":
-            factor_N = torch.where(mean_v_N > 0, 1 / torch.where(mean_v_N > 0, mean_v_N, 1.0), 0.0)
-        else:
-            factor_N = torch.ones_like(mean_v_N)
-        self._factor_N11 = (-tau * factor_N).to(self.dtype)[:, None, None]
-        # `tiny` makes 0 / 0 a zero where nothing varies and the mean vanishes too.
-        eps_N = (RELATIVE_EPS * mean_v_N).to(self.dtype) + torch.finfo(self.dtype).tiny
-        self._eps_N11 = eps_N[:, None, None]
 
     def tiles(self, into: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
         """Rows of ``g``; see :meth:`TileSource.tiles`."""
         return self._pass(into, change_only=False)
 
     def change_tiles(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Rows of the change ``g - gbar``: exactly zero at ``tau = 0``."""
+        """Rows of the change ``g - gbar``: exactly zero where the mask is one."""
         return self._pass(None, change_only=True)
 
     def _pass(self, into: Tensor | None, change_only: bool) -> Iterator[tuple[int, int, Tensor]]:
@@ -206,10 +193,10 @@ class MaskedMean:
         sums_3N = torch.zeros(3, N, dtype=torch.float64, device=self.device)
         for i in range(0, O, self.rows):
             j = min(i + self.rows, O)
-            change, scratch = self._buffer(0, j - i), self._buffer(1, j - i)
-            gbar = self._buffer(2, j - i) if into is None else into[:, i:j]
-            self._contrast(0, i, j, gbar)
-            self._log_mask(i, j, gbar, change, scratch).expm1_()
+            change, *scratch = (self._buffer(k, j - i) for k in range(1 + self.mask.scratch))
+            gbar = self._buffer(1 + self.mask.scratch, j - i) if into is None else into[:, i:j]
+            self.contrasts.tile(0, i, j, gbar)
+            self.mask.minus_one(i, j, gbar, change, scratch)
             if gather:
                 sums_3N[0] += change.sum((1, 2))
             change.mul_(gbar)
@@ -236,24 +223,6 @@ class MaskedMean:
 
     def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
-
-    def _contrast(self, m: int, i: int, j: int, out_NTI: Tensor) -> Tensor:
-        left, right = self.contrasts.left_NDOQ, self.contrasts.right_NDQI
-        return torch.bmm(left[:, m, i:j], right[:, m], out=out_NTI)
-
-    def _log_mask(self, i: int, j: int, gbar: Tensor, out: Tensor, scratch: Tensor) -> Tensor:
-        """``-tau u`` of one tile, in ``out``."""
-        D = self.contrasts.left_NDOQ.shape[1]
-        if D == 1:
-            return out.zero_()
-        self._contrast(1, i, j, out)
-        torch.mul(out, out, out=out)
-        for m in range(2, D):
-            self._contrast(m, i, j, scratch)
-            out.addcmul_(scratch, scratch)
-        if self._relative:
-            out.div_(torch.addcmul(self._eps_N11, gbar, gbar, out=scratch))
-        return out.mul_(self._factor_N11)
 
 
 def _sum_sq(x_NTI: Tensor) -> Tensor:

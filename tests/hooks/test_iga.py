@@ -9,35 +9,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from igascale.hooks._iga_choices import PRESETS
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
-from igascale.hooks.iga import PRESETS, InvariantGradientAlignment
+from igascale.hooks.iga import InvariantGradientAlignment
 from igascale.hooks.mean import Mean
 
-from dense_oracle import anchored, mask, random_adapter, reconstruct, truncate
-
-SHAPES = [(18, 14), (14, 18), (8, 40), (18, 14)]
-
-
-def step_inputs(shapes=tuple(SHAPES), R=4, D=4, **kwargs):
-    made = {f"m{k}": random_adapter(*shape, R, D, seed=k, **kwargs) for k, shape in enumerate(shapes)}
-    grads = {fqn: DomainFactorGrads(a, b) for fqn, (a, b, _, _) in made.items()}
-    return grads, {fqn: AdapterFactors(A, B, 2.0) for fqn, (_, _, A, B) in made.items()}
-
-
-def context(D=4, **kwargs):
-    return HookContext(step=3, domains=tuple("abcdefgh"[:D]), seed=7, **kwargs)
-
-
-def combine(grads, adapters, **options):
-    return InvariantGradientAlignment(**options).combine(grads, adapters, context())
-
-
-def assert_same(left, right, rtol):
-    assert left.keys() == right.keys()
-    for fqn in left:
-        for name in ("a", "b"):
-            x, y = getattr(left[fqn], name), getattr(right[fqn], name)
-            assert (x - y).norm() <= rtol * y.norm(), (fqn, name, (x - y).norm() / y.norm())
+from dense_oracle import anchored, mask, reconstruct, truncate
+from iga_steps import assert_same, combine, context, step_inputs
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
@@ -60,7 +38,7 @@ def test_paper_preset_to_the_letter(scale):
         assert out.reference_b is None
 
 
-@pytest.mark.parametrize("norm", ["none", "mean", "relative"])
+@pytest.mark.parametrize("norm", ["none", "mean", "relative", "smoothed", "fraction"])
 @pytest.mark.parametrize("projection, rank", [("none", None), ("svd", "R"), ("svd", "2R"), ("svd", 5)])
 def test_every_mask_and_projection_matches_dense_least_squares(norm, projection, rank):
     grads, adapters = step_inputs(dtype=torch.float64)
@@ -93,6 +71,7 @@ def test_statistics_match_their_definitions():
             "relative_change": (mean * M - mean).norm() / mean.norm(),
             "gir": ghat.var(0, correction=0).sum() / mean.square().sum(),
             "tail_energy": S[4:].square().sum() / S.square().sum(),
+            "noise_share": torch.tensor(math.nan),  # no micro-batches here; see test_noise.py
             "alpha_ratio": (out.a - g.a.mean(0)).norm() / g.a.mean(0).norm(),
             "beta_ratio": (out.b - g.b.mean(0)).norm() / g.b.mean(0).norm(),
             "grad_cosine": torch.cosine_similarity(got, plain, dim=0),
@@ -100,7 +79,7 @@ def test_statistics_match_their_definitions():
         assert set(out.stats) == set(hook.statistics) == set(expected)
         for name, value in expected.items():
             assert out.stats[name].shape == ()
-            torch.testing.assert_close(out.stats[name].item(), value.item(), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(out.stats[name].item(), value.item(), rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
 @pytest.mark.parametrize("D", [1, 3, 4])
@@ -177,7 +156,7 @@ def test_zero_gradients_give_zeros(preset, projection):
     zeros = {f: DomainFactorGrads(g.a * 0, g.b * 0) for f, g in grads.items()}
     for out in combine(zeros, adapters, preset=preset, projection=projection).values():
         assert out.a.count_nonzero() == out.b.count_nonzero() == 0
-        assert all(math.isfinite(x) for x in out.stats.values())
+        assert all(math.isfinite(x) for name, x in out.stats.items() if name != "noise_share")
     dead = {f: AdapterFactors(x.A * 0, x.B * 0) for f, x in adapters.items()}
     for out in combine(zeros, dead, preset=preset, projection=projection).values():
         assert out.a.count_nonzero() == out.b.count_nonzero() == 0
@@ -258,7 +237,10 @@ def test_peak_memory_is_budget_contrasts_and_sketches(O, I, projection, memory_m
     "options, message",
     [
         ({"preset": "papr"}, "preset='papr': must be one of 'default', 'paper', 'paper-stable'"),
-        ({"variance_norm": "max"}, "variance_norm='max': must be one of 'none', 'mean', 'relative'"),
+        (
+            {"variance_norm": "max"},
+            "variance_norm='max': must be one of 'none', 'mean', 'relative', 'smoothed', 'fraction'",
+        ),
         ({"tau": -0.1}, "tau=-0.1: must be a finite number >= 0"),
         ({"tau": float("nan")}, "tau=nan: must be a finite number"),
         ({"tau": "0.5"}, "tau='0.5': must be a finite number"),
@@ -268,10 +250,19 @@ def test_peak_memory_is_budget_contrasts_and_sketches(O, I, projection, memory_m
         ({"rank": True}, "rank=True: must be"),
         ({"oversampling": -1}, "oversampling=-1: must be a whole number >= 0"),
         ({"power_iters": 1.5}, "power_iters=1.5: must be a whole number >= 0"),
-        ({"extraction": "eq10"}, "extraction='eq10': must be one of 'paper', 'pullback', 'anchored'"),
+        ({"extraction": "eq10"}, "extraction='eq10': must be one of 'paper', 'aligned', 'pullback', 'anchored'"),
         ({"rho": 0}, "rho=0: must be a finite number > 0"),
         ({"second_moment": "erm"}, "second_moment='erm': must be one of 'adam', 'max'"),
         ({"memory_mb": 0}, "memory_mb=0: must be a finite number > 0"),
+        ({"space": "both"}, "space='both': must be one of 'weight', 'factor'"),
+        ({"mask": "or"}, "mask='or': must be one of 'exp', 'and', 'sand'"),
+        ({"threshold": 1.5}, "threshold=1.5: must be a finite number >= 0 and <= 1"),
+        ({"target_change": 1.0}, "target_change=1.0: must be a finite number > 0 and <= 0.95"),
+        ({"shuffled": 1}, "shuffled=1: must be true or false"),
+        ({"mask": "and", "tau": 2.0}, "tau=2.0 belongs to mask='exp'"),
+        ({"mask": "sand", "variance_norm": "mean"}, "variance_norm='mean': mask='sand' takes"),
+        ({"remove_noise": True, "variance_norm": "mean"}, "remove_noise has no effect with variance_norm='mean'"),
+        ({"remove_noise": True, "space": "factor"}, "remove_noise belongs to space='weight'"),
         ({"extraction": "paper"}, "extraction='paper' fills factors of rank R"),
         ({"preset": "paper", "projection": "none"}, "extraction='paper' splits singular values"),
     ],
@@ -284,10 +275,15 @@ def test_bad_options_are_named(options, message):
 
 def test_presets_and_overrides():
     paper = InvariantGradientAlignment(preset="paper", tau=2)
-    chosen = {k: getattr(paper, k) for k in PRESETS["paper"]}
-    assert chosen == {
+    assert paper.chosen == {
+        "space": "weight",
+        "mask": "exp",
         "variance_norm": "none",
         "tau": 2.0,
+        "target_change": 0.3,
+        "threshold": 1.0,
+        "sharpness": 10.0,
+        "remove_noise": False,
         "projection": "svd",
         "rank": "R",
         "oversampling": 10,
@@ -295,11 +291,12 @@ def test_presets_and_overrides():
         "extraction": "paper",
         "rho": 0.1,
         "second_moment": "adam",
+        "shuffled": False,
     }
-    default = InvariantGradientAlignment()
-    assert (default.variance_norm, default.rank, default.extraction) == ("relative", "2R", "anchored")
-    stable = InvariantGradientAlignment(preset="paper-stable")
-    assert (stable.variance_norm, stable.extraction, stable.second_moment) == ("none", "anchored", "adam")
+    default = InvariantGradientAlignment().chosen
+    assert (default["variance_norm"], default["rank"], default["extraction"]) == ("relative", "2R", "anchored")
+    stable = InvariantGradientAlignment(preset="paper-stable").chosen
+    assert (stable["variance_norm"], stable["extraction"], stable["second_moment"]) == ("none", "anchored", "adam")
 
 
 def test_every_option_is_keyword_only_annotated_and_documented():
@@ -313,12 +310,16 @@ def test_every_option_is_keyword_only_annotated_and_documented():
 def test_warnings_name_each_doubtful_choice():
     assert InvariantGradientAlignment().warnings() == []
     told = InvariantGradientAlignment(preset="paper").warnings()
-    starts = ["variance_norm='none'", "extraction='paper'", "second_moment='adam'", "rank='R'"]
+    starts = ["variance_norm='none'", "extraction='paper'", "rank='R'", "second_moment='adam'"]
     assert [w.split(":")[0] for w in told] == starts
     (pullback,) = InvariantGradientAlignment(extraction="pullback", projection="none").warnings()
     assert "pullback" in pullback
     (mean,) = InvariantGradientAlignment(variance_norm="mean").warnings()
     assert "V/mean(V)" in mean
+    (aligned,) = InvariantGradientAlignment(extraction="aligned", rank=2).warnings()[:1]
+    assert "slowly" in aligned
+    (dead,) = InvariantGradientAlignment(mask="sand", threshold=1.0).warnings()
+    assert "zero everywhere" in dead
 
 
 @pytest.mark.parametrize(
@@ -330,6 +331,7 @@ def test_warnings_name_each_doubtful_choice():
         ({"tail_energy": 0.4}, "projection drops 40%"),
         ({"alpha_ratio": 1.5}, "moves a factor's gradient"),
         ({"beta_ratio": 1.5}, "moves a factor's gradient"),
+        ({"noise_share": 0.9}, "90% of the variance"),
         ({"grad_cosine": torch.tensor(-0.1)}, "not a descent direction"),
     ],
 )

@@ -86,3 +86,13 @@ def test_nan_is_flagged_for_its_adapter_only():
     assert c.finite_N.tolist() == [True, False]
     assert torch.equal(c.left_NDOQ[0], batch_of(good).left_NDOQ[0])
     assert c.right_NDQI[1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("D", [1, 2, 5])
+def test_the_largest_element_is_bounded(D):
+    a, b, A, B = random_adapter(9, 7, 2, D, scale=0.3)
+    c = build_contrasts(*(x[None] for x in (a, b, A, B)))
+    bound = c.largest_sq_N[0] * c.scale_N[0] ** 2
+    ghat = reconstruct(a, b, A, B)
+    assert bound >= ghat.square().max()
+    assert bound <= 100 * D * ghat.square().max()  # it says something

@@ -7,6 +7,7 @@ import torch
 from igascale.linalg import extraction
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.projection import LowRank, sketch_width, streaming_svd
+from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean
 
 from dense_oracle import anchored as dense_anchored
@@ -15,7 +16,7 @@ from dense_oracle import mask, random_adapter, reconstruct, truncate
 
 def prepare(adapter, rank=None, tau=0.5, norm="relative"):
     contrasts = build_contrasts(*(x[None] for x in adapter))
-    source = MaskedMean(contrasts, tau, norm, 4)
+    source = MaskedMean(contrasts, ExpMask(contrasts, tau, norm), 4)
     if rank is None:
         return contrasts, extraction.change_products(source)
     _, O, I = source.shape
@@ -59,7 +60,7 @@ def test_pullback_is_the_chain_rule():
 def test_paper_factors_multiply_to_the_best_approximation_and_share_its_energy():
     adapter = random_adapter(12, 9, 3, 4)
     contrasts = build_contrasts(*(x[None] for x in adapter))
-    source = MaskedMean(contrasts, 0.5, "relative", 5)
+    source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), 5)
     projected = streaming_svd(source, 3, torch.randn(9, 9, dtype=torch.float64), 0)
     got = extraction.paper(contrasts, projected)
     torch.testing.assert_close(got.b[0] @ got.a[0], target(adapter, 3), rtol=1e-10, atol=1e-12)
@@ -81,6 +82,27 @@ def test_paper_pads_a_short_projection_and_refuses_a_long_one():
     assert short.a[:, 2].count_nonzero() == short.b[:, :, 2].count_nonzero() == 0
     with pytest.raises(ValueError, match=r"rank 3, but the projection kept rank 4"):
         extraction.paper(contrasts, low_rank(4))
+
+
+def test_aligned_is_eq_10_turned_as_near_to_the_means_as_a_rotation_can():
+    a, b, _, _ = adapter = random_adapter(12, 9, 3, 4)
+    contrasts = build_contrasts(*(x[None] for x in adapter))
+    source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), 5)
+    projected = streaming_svd(source, 3, torch.randn(9, 9, dtype=torch.float64), 0)
+    split, got = extraction.paper(contrasts, projected), extraction.aligned(contrasts, projected)
+    torch.testing.assert_close(got.b[0] @ got.a[0], target(adapter, 3), rtol=1e-10, atol=1e-12)
+
+    def distance(factors):
+        return (factors.a[0] - a.mean(0)).square().sum() + (factors.b[0] - b.mean(0)).square().sum()
+
+    assert distance(got) < distance(split)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(300):  # no rotation or reflection comes nearer
+        Q = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64)).Q
+        turned = extraction.Factors(Q.T @ split.a, split.b @ Q)
+        assert distance(got) <= distance(turned) + 1e-12
+    flipped = LowRank(-projected.U_NOK, projected.S_NK, -projected.Vh_NKI)
+    torch.testing.assert_close(extraction.aligned(contrasts, flipped).a, got.a, rtol=1e-9, atol=1e-12)
 
 
 def test_departure_measures_against_the_means():

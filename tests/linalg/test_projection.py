@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.projection import sketch_width, streaming_svd
+from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean
 
 from dense_oracle import mask, random_adapter, reconstruct, truncate
 
 
 def project(adapters, rank, *, tau=0.5, norm="relative", rows=16, power_iters=1, cached=False, oversampling=10):
-    source = MaskedMean(build_contrasts(*(torch.stack(x) for x in zip(*adapters))), tau, norm, rows)
+    contrasts = build_contrasts(*(torch.stack(x) for x in zip(*adapters)))
+    source = MaskedMean(contrasts, ExpMask(contrasts, tau, norm), rows)
     _, O, I = source.shape
     g = torch.Generator().manual_seed(0)
     sketch = torch.randn(I, sketch_width(rank, oversampling, (O, I)), generator=g, dtype=torch.float64)

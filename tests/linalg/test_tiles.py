@@ -7,15 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
+from igascale.linalg.tile_masks import ExpMask, ShuffledMask, SignMask
 from igascale.linalg.tiles import MaskedMean, Workspace, plan_tiles
 
-from dense_oracle import mask, random_adapter, reconstruct
+from dense_oracle import mask, random_adapter, reconstruct, sign_mask
 
 CPU = torch.device("cpu")
 
 
 def source_of(adapters, tau, norm, rows):
-    return MaskedMean(build_contrasts(*(torch.stack(x) for x in zip(*adapters))), tau, norm, rows)
+    contrasts = build_contrasts(*(torch.stack(x) for x in zip(*adapters)))
+    return MaskedMean(contrasts, ExpMask(contrasts, tau, norm), rows)
 
 
 def gather(tiles, like):
@@ -31,7 +33,7 @@ def gather(tiles, like):
     I=st.integers(1, 17),
     D=st.integers(1, 5),
     rows=st.integers(1, 20),
-    norm=st.sampled_from(["none", "mean", "relative"]),
+    norm=st.sampled_from(["none", "mean", "relative", "smoothed", "fraction"]),
     tau=st.sampled_from([0.0, 0.1, 0.5, 5.0]),
     scale=st.sampled_from([1e-4, 1.0]),
 )
@@ -52,7 +54,7 @@ def test_tiles_and_statistics_match_dense_masks(O, I, D, rows, norm, tau, scale)
     torch.testing.assert_close(unit * gather(source.change_tiles(), mean), mean * M - mean, **close)
 
 
-@pytest.mark.parametrize("norm", ["none", "mean", "relative"])
+@pytest.mark.parametrize("norm", ["none", "mean", "relative", "smoothed", "fraction"])
 def test_float32_tiles_are_as_good_as_dense_float32(norm):
     exact = [random_adapter(70, 50, 4, 4, scale=0.3)]
     single = [tuple(x.float() for x in exact[0])]
@@ -70,7 +72,7 @@ def test_no_mask_changes_nothing_to_the_last_bit():
     assert source.change_sq_N.item() == 0
 
 
-@pytest.mark.parametrize("norm", ["none", "mean", "relative"])
+@pytest.mark.parametrize("norm", ["none", "mean", "relative", "smoothed", "fraction"])
 @pytest.mark.parametrize("tau", [0.0, 0.5])
 def test_zero_gradients_stay_zero(norm, tau):
     a, b, A, B = random_adapter(8, 6, 2, 3, dtype=torch.float32)
@@ -123,3 +125,81 @@ def test_workspace_hands_out_disjoint_memory_within_its_size():
         buffers = [workspace.take((10, 7), torch.float32).fill_(k) for k in range(3)]
         assert [b.unique().tolist() for b in buffers] == [[0.0], [1.0], [2.0]]
         workspace.reset()
+
+
+def sign_source(adapters, kind, threshold, norm, rows):
+    a, b, A, B = (torch.stack(x) for x in zip(*adapters))
+    contrasts = build_contrasts(a, b, A, B)
+    D = a.shape[1]
+    left = torch.cat([b, B[:, None].expand(-1, D, -1, -1)], 3)
+    right = torch.cat([A[:, None].expand(-1, D, -1, -1), a], 2)
+    return MaskedMean(contrasts, SignMask(contrasts, left, right, kind, threshold, 10.0, norm), rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    O=st.integers(1, 12),
+    I=st.integers(1, 12),
+    D=st.integers(2, 6),
+    rows=st.integers(1, 13),
+    kind=st.sampled_from(["and", "sand"]),
+    threshold=st.sampled_from([0.0, 1 / 3, 0.5, 2 / 3, 1.0]),
+    norm=st.sampled_from(["none", "relative"]),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_sign_masks_match_the_formulas(O, I, D, rows, kind, threshold, norm, scale):
+    adapters = [random_adapter(O, I, 2, D, seed=k, scale=scale) for k in range(2)]
+    source = sign_source(adapters, kind, threshold, norm, rows)
+    ghat = torch.stack([reconstruct(*x) for x in adapters])
+    M = torch.stack([sign_mask(g, kind, threshold, norm=norm) for g in ghat])
+    unit = source.contrasts.scale_N[:, None, None]
+    expected = ghat.mean(1) * M
+    torch.testing.assert_close(unit * gather(source.tiles(), expected), expected, rtol=1e-6, atol=1e-9 * scale)
+    torch.testing.assert_close(source.mask_mean_N, M.mean((1, 2)), rtol=1e-6, atol=1e-9)
+
+
+def test_sand_with_the_other_variance_is_another_mask():
+    adapter = random_adapter(10, 8, 2, 3, scale=3.0)
+    ghat = reconstruct(*adapter)
+    source = sign_source([adapter], "sand", 0.5, "none", 4)
+    list(source.tiles())
+    population = torch.tanh(10 / ghat.var(0, correction=0) * (ghat.sign().mean(0).abs() - 0.5)).clamp_min(0)
+    assert abs(source.mask_mean_N.item() - population.mean().item()) > 1e-3
+
+
+def test_a_zero_gradient_has_no_sign():
+    a, b, A, B = random_adapter(6, 5, 2, 2)
+    a, b = a.clone(), b.clone()
+    a[1], b[1] = 0, 0  # the second domain has no opinion anywhere: nothing is unanimous
+    source = sign_source([(a, b, A, B)], "and", 1.0, "none", 6)
+    assert all(tile.count_nonzero() == 0 for _, _, tile in source.tiles())
+
+
+@pytest.mark.parametrize("rows", [3, 20])
+def test_a_shuffled_mask_keeps_its_values_and_leaves_their_places(rows):
+    adapters = [random_adapter(20, 15, 2, 3, seed=k) for k in range(2)]
+    contrasts = build_contrasts(*(torch.stack(x) for x in zip(*adapters)))
+    inner = ExpMask(contrasts, 0.5, "relative")
+
+    def dense(mask):
+        out = torch.empty(2, 20, 15, dtype=torch.float64)
+        gbar = contrasts.tile(0, 0, 20, torch.empty(2, 20, 15, dtype=torch.float64))
+        return mask.minus_one(0, 20, gbar, out, [torch.empty_like(out)])
+
+    generators = [torch.Generator().manual_seed(k) for k in (5, 6)]
+    plain, shuffled = dense(inner), dense(ShuffledMask(contrasts, inner, generators, rows))
+    torch.testing.assert_close(
+        shuffled.flatten(1).sort().values, plain.flatten(1).sort().values, rtol=1e-12, atol=1e-15
+    )
+    assert (shuffled != plain).double().mean() > 0.9
+
+
+def test_noise_that_is_taken_out_weakens_the_mask():
+    adapter = random_adapter(20, 15, 2, 3)
+    contrasts = build_contrasts(*(x[None] for x in adapter))
+    ghat = reconstruct(*adapter)
+    for norm in ("none", "relative", "smoothed", "fraction"):
+        source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, norm, torch.tensor([0.25])), 7)
+        list(source.tiles())
+        quiet = ghat.mean(0) + 0.5 * (ghat - ghat.mean(0))  # a quarter of the variance
+        torch.testing.assert_close(source.mask_mean_N.item(), mask(quiet, 0.5, norm).mean().item(), rtol=1e-9, atol=0)

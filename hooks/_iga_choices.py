@@ -1,0 +1,109 @@
+"""The presets of Invariant Gradient Alignment and the checks of its options."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from igascale.hooks._options import flag, number, one_of, whole
+from igascale.linalg.alignment import Extraction, Mask, Projection
+from igascale.linalg.masks import VarianceNorm
+
+Preset = Literal["default", "paper", "paper-stable"]
+Space = Literal["weight", "factor"]
+
+_DEFAULT: dict[str, Any] = {
+    "space": "weight",
+    "mask": "exp",
+    "variance_norm": "relative",
+    "tau": 0.5,
+    "target_change": 0.3,
+    "threshold": None,
+    "sharpness": None,
+    "remove_noise": False,
+    "projection": "svd",
+    "rank": "2R",
+    "oversampling": 10,
+    "power_iters": 1,
+    "extraction": "anchored",
+    "rho": 0.1,
+    "second_moment": "max",
+    "shuffled": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": _DEFAULT,
+    "paper": _DEFAULT | {"variance_norm": "none", "rank": "R", "extraction": "paper", "second_moment": "adam"},
+    "paper-stable": _DEFAULT | {"variance_norm": "none", "second_moment": "adam"},
+}
+#: The published thresholds: AND-mask asks for unanimity; SAND-mask's published 1 would be dead.
+THRESHOLDS = {"exp": 1.0, "and": 1.0, "sand": 0.5}
+
+
+def choose(preset: Preset, given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's values with the given ones (those that are not ``None``) in their place, each checked by itself."""
+    chosen = PRESETS[one_of("preset", preset, Preset)] | {k: v for k, v in given.items() if v is not None}
+    for name, allowed in _NAMES.items():
+        one_of(name, chosen[name], allowed)
+    if chosen["threshold"] is None:
+        chosen["threshold"] = THRESHOLDS[chosen["mask"]]
+    if chosen["sharpness"] is None:
+        chosen["sharpness"] = 10.0 if chosen["variance_norm"] == "none" else 1.0
+    if chosen["tau"] != "auto":
+        chosen["tau"] = number("tau", chosen["tau"])
+    number("target_change", chosen["target_change"], positive=True, most=0.95)
+    number("threshold", chosen["threshold"], most=1.0)
+    number("sharpness", chosen["sharpness"], positive=True)
+    number("rho", chosen["rho"], positive=True)
+    if chosen["rank"] not in ("R", "2R"):
+        whole("rank", chosen["rank"], 1, ", 'R' or '2R'")
+    for name in ("oversampling", "power_iters"):
+        whole(name, chosen[name], 0)
+    for name in ("remove_noise", "shuffled"):
+        flag(name, chosen[name])
+    _check_together(chosen)
+    return chosen
+
+
+_NAMES: dict[str, Any] = {
+    "space": Space,
+    "mask": Mask,
+    "variance_norm": VarianceNorm,
+    "projection": Projection,
+    "extraction": Extraction,
+}
+
+
+def _check_together(chosen: dict[str, Any]) -> None:
+    """Refuse options that contradict each other or that would be ignored."""
+    if chosen["space"] == "weight" and chosen["extraction"] in ("paper", "aligned"):
+        name = chosen["extraction"]
+        if chosen["projection"] == "none":
+            raise ValueError(f"extraction={name!r} splits singular values: it needs projection='svd', not 'none'")
+        if chosen["rank"] == "2R":
+            raise ValueError(f"extraction={name!r} fills factors of rank R: it needs rank='R' or a number, not '2R'")
+    if chosen["mask"] != "exp":
+        for name in ("tau", "remove_noise"):
+            if chosen[name] not in (_DEFAULT[name], False):
+                raise ValueError(
+                    f"{name}={chosen[name]!r} belongs to mask='exp'; mask={chosen['mask']!r} has threshold"
+                )
+    if chosen["mask"] == "sand" and chosen["variance_norm"] not in ("none", "relative"):
+        raise ValueError(f"variance_norm={chosen['variance_norm']!r}: mask='sand' takes 'none' or 'relative'")
+    if chosen["remove_noise"] and chosen["space"] == "factor":
+        raise ValueError("remove_noise belongs to space='weight'; hook gate has it for factors")
+    if chosen["remove_noise"] and chosen["variance_norm"] == "mean":
+        raise ValueError("remove_noise has no effect with variance_norm='mean': a share of V cancels in V / mean V")
+
+
+def is_off(chosen: dict[str, Any]) -> bool:
+    """Whether these choices ask for plain averaging."""
+    return chosen["tau"] == 0 if chosen["mask"] == "exp" else chosen["mask"] == "and" and chosen["threshold"] == 0
+
+
+def statistics(chosen: dict[str, Any]) -> tuple[str, ...]:
+    """The figures that a hook with these choices reports of each adapter."""
+    names = ["mean_mask", "relative_change", "gir", "noise_share", "grad_cosine"]
+    if chosen["space"] == "weight":
+        names += ["tail_energy", "alpha_ratio", "beta_ratio"]
+        if chosen["mask"] == "exp" and chosen["variance_norm"] == "none":
+            names.append("mask_bound")
+    return (*names, "tau") if chosen["tau"] == "auto" else tuple(names)

@@ -1,0 +1,24 @@
+"""Inner products between domains, accumulated in chunks."""
+
+import pytest
+import torch
+
+from igascale.linalg.gram import adapter_grams
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 20000])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_equals_the_plain_product(size, dtype, tolerance, scale):
+    g = torch.Generator().manual_seed(0)
+    a, b = (scale * torch.randn(3, 2, size, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))
+    (gram,) = adapter_grams([(a, b)], 3)
+    x = torch.cat([a.flatten(1), b.flatten(1)], 1).double()
+    expected = x @ x.T
+    assert gram.dtype == torch.float64
+    size = expected.diagonal().sqrt()
+    assert ((gram - expected).abs() <= tolerance * size[:, None] * size).all()
+
+
+def test_of_no_adapter():
+    assert adapter_grams([], 3).shape == (0, 3, 3)
