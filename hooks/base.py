@@ -10,10 +10,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from igascale.linalg.gram import adapter_grams
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,15 @@ class DomainFactorGrads:
     Attributes:
         a: ``[D, R, I]``, gradient of each domain's mean loss with respect to A, float32.
         b: ``[D, O, R]``, the same for B.
+        noise: ``[2, D]``, float64, or ``None`` where the hook does not ask (:attr:`GradientHook.uses_noise`): the estimated
+            squared sampling error of each domain's gradient, ``E ||x_n - E x_n||^2``. Row 0 is that of the
+            reconstruction ``b_n A + B a_n``, row 1 that of ``(a_n, b_n)`` as one vector. NaN where the step had fewer than
+            two micro-batches of a domain (see :mod:`igascale.noise`).
     """
 
     a: Tensor
     b: Tensor
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class HookContext:
         sum_over_shards: adds a tensor over the ranks that each hold a share of the adapters (a Gramian, say). The
             identity where one process holds them all.
         seed: the run's seed; see :meth:`generator`.
+        shapes: ``(O, I, R)`` of every adapter of the model, in the same order on every rank, also of those that another
+            rank owns.
         aux: for a hook with :attr:`GradientHook.auxiliary`: the second set of per-domain gradients by adapter.
         aux_values: ``[D]``, that statistic's mean per domain over the whole batch.
     """
@@ -89,6 +98,7 @@ class HookContext:
     losses: Tensor | None = None
     sum_over_shards: Callable[[Tensor], Tensor] = _identity
     seed: int = 0
+    shapes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     aux: Mapping[str, DomainFactorGrads] = field(default_factory=dict)
     aux_values: Tensor | None = None
 
@@ -115,13 +125,20 @@ class GradientHook(ABC):
     * State that must survive a resume goes through :meth:`state_dict`.
 
     Attributes:
-        statistics: names of the per-adapter figures that :attr:`FactorGrads.stats` carries, the same on every rank.
+        statistics: names of the per-adapter figures that :attr:`FactorGrads.stats` carries, the same on every rank; NaN
+            where a figure is not known.
+        min_domains: fewest domains that the rule means anything for; a run with fewer is refused.
+        symmetric: whether the result is the same in whatever order the domains come.
+        uses_noise: whether ``DomainFactorGrads.noise`` is wanted.
         uses_reference: whether a reference gradient is returned (it doubles the bytes of the result's all-gather).
         auxiliary: ``None``, or a function ``(logits [T, V], labels [T]) -> [T]`` of a per-token statistic. The trainer
             backpropagates its per-domain mean too and delivers the gradients in ``ctx.aux``.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ()
+    statistics: tuple[str, ...] = ()
+    min_domains: int = 1
+    symmetric: bool = True
+    uses_noise: bool = False
     uses_reference: bool = False
     auxiliary: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -199,16 +216,16 @@ class WeightedHook(GradientHook):
         ctx: HookContext,
     ) -> dict[str, FactorGrads]:
         """Weighted sum over domains; see the class."""
-        gram_DD = torch.zeros(len(ctx.domains), len(ctx.domains), dtype=torch.float64)
-        for grad in grads.values():
-            for g in (grad.a.flatten(1).double(), grad.b.flatten(1).double()):
-                gram_DD = gram_DD.to(g.device) + g @ g.T
-        w_D = self.weights(ctx.sum_over_shards(gram_DD.cpu()), ctx).float()
+        gram_DD = ctx.sum_over_shards(adapter_grams(((g.a, g.b) for g in grads.values()), len(ctx.domains)).sum(0))
+        if bool(gram_DD.isfinite().all()):
+            w_D = self.weights(gram_DD, ctx)
+        else:  # no solver need know what to do with a NaN; it must come out as one
+            w_D = torch.full((len(ctx.domains),), torch.nan)
         if w_D.shape != (len(ctx.domains),):
             raise ValueError(
                 f"{type(self).__name__}.weights returned shape {list(w_D.shape)}, expected [{len(ctx.domains)}]: one per domain"
             )
         return {
-            fqn: FactorGrads(torch.tensordot(w_D.to(g.a.device), g.a, 1), torch.tensordot(w_D.to(g.b.device), g.b, 1))
+            fqn: FactorGrads(torch.tensordot(w_D.to(g.a), g.a, 1), torch.tensordot(w_D.to(g.b), g.b, 1))
             for fqn, g in grads.items()
         }

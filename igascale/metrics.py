@@ -6,6 +6,7 @@ import json
 import math
 import resource
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,14 +55,23 @@ class RunLog:
             "grad_norm_before": report.norm_before,
             "grad_norm_after": report.norm_after,
             "clip": report.clip,
+            "gir": report.gir,
             **figures,
         }
         losses = dict(zip(domains, report.losses))
-        nested = {"losses": losses, "hook": report.stats, "skipped": report.skipped}
+        cosines = {
+            f"{first}/{second}": report.cosines[m][n]
+            for (m, first), (n, second) in combinations(enumerate(domains), 2)
+            if report.cosines
+        }
+        nested = {"losses": losses, "hook": report.stats, "cosines": cosines, "skipped": report.skipped}
         self._metrics.write({"kind": "train", "step": step, **scalars, **nested, "peak_memory_bytes": peak_memory()})
-        if report.adapter_stats:
-            self._adapters.write({"step": step, "adapters": report.adapter_stats})
-        self._scalars(step, scalars, loss=losses, hook=report.stats)
+        if report.adapter_cosines:
+            record = {
+                fqn: {"cosines": c, **report.adapter_stats.get(fqn, {})} for fqn, c in report.adapter_cosines.items()
+            }
+            self._adapters.write({"step": step, "domains": list(domains), "adapters": record})
+        self._scalars(step, scalars, loss=losses, hook=report.stats, cosine=cosines)
 
     def validation(self, step: int, losses: Mapping[str, Mapping[str, float]]) -> None:
         """Record validation losses, ``{"id": {domain: loss}, "ood": ...}``."""
@@ -115,6 +125,8 @@ def _clean(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {k: _clean(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clean(v) for v in value]
     return value
 
 

@@ -14,8 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from igascale.contract.result import find_fault
 from igascale.engine import Engine
+from igascale.errors import UserError
 from igascale.hooks.base import DomainFactorGrads, FactorGrads, GradientHook, HookContext
+from igascale.linalg.gram import adapter_grams
+from igascale.noise import MicroBatchSquares, sampling_noise, squared_norms
 
 
 @dataclass
@@ -28,6 +32,10 @@ class StepReport:
         norm_after: norm of what the hook returned, before clipping.
         clip: the clipping coefficient, 1 where nothing was clipped.
         skipped: why no step was taken, or "".
+        gir: gradient invariance residual relative to the mean, ``sum V / sum mean^2`` of the factor gradients over all
+            adapters (the paper's Eq. 14 is its numerator, of the reconstructions).
+        cosines: ``[D, D]``, between the domains' gradients over all adapters.
+        adapter_cosines: the same for each adapter.
         adapter_stats: the hook's figures per adapter.
     """
 
@@ -36,13 +44,17 @@ class StepReport:
     norm_after: float = math.nan
     clip: float = 1.0
     skipped: str = ""
+    gir: float = math.nan
+    cosines: list[list[float]] = field(default_factory=list)
+    adapter_cosines: dict[str, list[list[float]]] = field(default_factory=dict)
     adapter_stats: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def stats(self) -> dict[str, float]:
-        """The hook's figures averaged over adapters."""
+        """The hook's figures averaged over the adapters where they are known; NaN where they are nowhere."""
         rows = list(self.adapter_stats.values())
-        return {name: sum(r[name] for r in rows) / len(rows) for name in (rows[0] if rows else ())}
+        known = {name: [r[name] for r in rows if not math.isnan(r[name])] for name in (rows[0] if rows else ())}
+        return {name: sum(values) / len(values) if values else math.nan for name, values in known.items()}
 
 
 def take_step(
@@ -59,6 +71,7 @@ def take_step(
     max_grad_norm: float | None,
     aux_sums: Mapping[str, DomainFactorGrads] | None = None,
     aux_value_D: Tensor | None = None,
+    noise: MicroBatchSquares | None = None,
 ) -> StepReport:
     """Combine what was captured and take the optimizer step.
 
@@ -75,6 +88,7 @@ def take_step(
         max_grad_norm: clip the combined gradient to this norm over all adapters, or ``None``.
         aux_sums: the same as ``sums`` for the hook's auxiliary statistic.
         aux_value_D: ``[D]``, this rank's sums of that statistic.
+        noise: squared norms of this rank's micro-batches, for a hook with ``uses_noise``.
 
     Returns:
         What happened. With a NaN or an infinity anywhere, on any rank, every rank skips the step: parameters and
@@ -95,12 +109,16 @@ def take_step(
         report.skipped = "loss or gradient not finite"
         return report
 
+    if noise is not None:
+        owned = _with_noise(engine, owned, noise, total_D)
+    _compare_domains(engine, owned, report)
     context = HookContext(
         step=step,
         domains=domains,
         losses=loss_D,
         sum_over_shards=engine.comm.sum,
         seed=seed,
+        shapes={fqn: (a.out_features, a.in_features, a.rank) for fqn, a in engine.adapters.items()},
         aux=aux,
         aux_values=aux_D if aux_sums is not None else None,
     )
@@ -125,28 +143,57 @@ def take_step(
     return report
 
 
+def _with_noise(
+    engine: Engine, owned: Mapping[str, DomainFactorGrads], noise: MicroBatchSquares, total_D: Tensor
+) -> dict[str, DomainFactorGrads]:
+    """The gradients with the estimated sampling error of each, from the micro-batches of all ranks."""
+    D = len(total_D)
+    unknown_2D = torch.full((2, D), math.nan, dtype=torch.float64)
+    squares_N2D = torch.stack([noise.squares.get(fqn, unknown_2D).cpu() for fqn in engine.adapters])
+    *squares, counts_2D = engine.comm.sum(torch.cat([squares_N2D, noise.counts.expand(1, 2, D)]))
+    by_fqn = dict(zip(engine.adapters, squares))
+    factors = engine.factors(list(owned))
+    out = {}
+    for fqn, g in owned.items():
+        mean_sq_2D = squared_norms(g.a, g.b, factors[fqn].A, factors[fqn].B).cpu()
+        out[fqn] = replace(g, noise=sampling_noise(by_fqn[fqn], counts_2D[0], total_D, mean_sq_2D))
+    return out
+
+
+def _compare_domains(engine: Engine, owned: Mapping[str, DomainFactorGrads], report: StepReport) -> None:
+    """Fill in what the report says of how domains differ: inner products of their gradients."""
+    D = len(report.losses)
+    place = {fqn: i for i, fqn in enumerate(engine.adapters)}
+    grams_NDD = torch.zeros(len(place), D, D, dtype=torch.float64)
+    grams_NDD[[place[fqn] for fqn in owned]] = adapter_grams(((g.a, g.b) for g in owned.values()), D)
+    grams_NDD = engine.comm.sum(grams_NDD)
+    total_DD = grams_NDD.sum(0)
+    mean_sq = float(total_DD.sum()) / D**2
+    report.gir = (float(total_DD.trace()) / D - mean_sq) / mean_sq if mean_sq > 0 else math.nan
+    report.cosines = _cosines(total_DD).tolist()
+    report.adapter_cosines = dict(zip(place, _cosines(grams_NDD).tolist()))
+
+
+def _cosines(gram: Tensor) -> Tensor:
+    """``K_mn / sqrt(K_mm K_nn)``; 0 where a gradient is zero."""
+    norm = gram.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    product = norm[..., :, None] * norm[..., None, :]
+    return torch.where(product > 0, gram / torch.where(product > 0, product, 1.0), 0.0)
+
+
 def check_result(
     combined: Mapping[str, FactorGrads], given: Mapping[str, DomainFactorGrads], hook: GradientHook
 ) -> None:
-    """Refuse a hook's result that would be wrong in silence: missing adapters, wrong shapes, types or figures."""
-    name = type(hook).__name__
-    if combined.keys() != given.keys():
-        raise ValueError(f"{name}.combine must return exactly the adapters it was given")
-    for fqn, grad in combined.items():
-        tensors: dict[str, tuple[Tensor | None, Tensor]] = {"a": (grad.a, given[fqn].a), "b": (grad.b, given[fqn].b)}
-        if hook.uses_reference:
-            tensors |= {
-                "reference_a": (grad.reference_a, given[fqn].a),
-                "reference_b": (grad.reference_b, given[fqn].b),
-            }
-        for part, (tensor, template) in tensors.items():
-            if tensor is None or tensor.shape != template.shape[1:] or tensor.dtype != torch.float32:
-                found = "None" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
-                raise ValueError(
-                    f"{name}.combine: {fqn}.{part} must be {list(template.shape[1:])} torch.float32, not {found}"
-                )
-        if set(grad.stats) != set(hook.statistics):
-            raise ValueError(f"{name}.combine: {fqn}.stats must hold exactly {hook.statistics}")
+    """Refuse a hook's result that would be wrong in silence: missing adapters, wrong shapes, types, devices or figures.
+
+    Raises:
+        UserError: names hook, adapter and what was found.
+    """
+    if fault := find_fault(combined, given, hook):
+        cls = type(hook)
+        raise UserError(
+            f"hook {cls.__name__}: {fault} (`igascale hooks check {cls.__module__}:{cls.__qualname__}` tries the whole contract)"
+        )
 
 
 def _finite(grads: Mapping[str, DomainFactorGrads]) -> bool:

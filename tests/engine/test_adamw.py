@@ -1,5 +1,6 @@
 """The optimizer against torch.optim.AdamW and against the formula."""
 
+import pytest
 import torch
 
 from igascale.engine.adamw import AdamW
@@ -65,3 +66,22 @@ def test_allocating_states_changes_nothing_and_counts_no_step():
     assert torch.equal(p, before)
     assert optimizer.steps == 0
     assert set(optimizer.state[p]) == {"exp_avg", "exp_avg_sq", "reference_grad"}
+
+
+def test_adam_undoes_a_lasting_mask_and_the_reference_keeps_it():
+    """What `second_moment: max` is for, measured: a coordinate masked to a quarter moves as if there were no mask."""
+    moved = {}
+    for kind in ("unmasked", "adam", "max"):
+        p = torch.nn.Parameter(torch.zeros(1000))
+        optimizer = AdamW([p], lr=1e-3, weight_decay=0.0, use_reference=kind == "max")
+        optimizer.allocate_states(optimizer.step)
+        g = torch.Generator().manual_seed(0)
+        for _ in range(400):
+            mean = 1.0 + 0.5 * torch.randn(1000, generator=g)
+            p.grad = mean if kind == "unmasked" else 0.25 * mean
+            if kind == "max":
+                optimizer.state[p]["reference_grad"].copy_(mean)
+            optimizer.step()
+        moved[kind] = p.detach().abs().mean().item()
+    assert moved["adam"] / moved["unmasked"] == pytest.approx(1.0, abs=1e-3)
+    assert moved["max"] / moved["unmasked"] == pytest.approx(0.25, abs=1e-3)

@@ -1,5 +1,8 @@
 """One optimizer step: accumulation, clipping, the reference gradient, the auxiliary set, what a hook may not return."""
 
+import itertools
+import json
+
 import pytest
 import torch
 
@@ -105,6 +108,51 @@ def test_no_clipping_below_the_limit(path, tmp_path):
     assert all(torch.equal(seen["applied"][k].a, g.a) for k, g in seen["result"].items())
 
 
+def test_what_is_logged_of_how_domains_differ(path, tmp_path):
+    """Cosines and the residual from dense vectors, in metrics.jsonl and per adapter; the mean rule has them too."""
+    seen, config, _, data = record_hook(path, tmp_path, "train.micro_batch_size=8")
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    per_adapter = json.loads((tmp_path / "run" / "adapter_metrics.jsonl").read_text().splitlines()[0])
+    assert per_adapter["domains"] == list(data.train.domains)
+    vectors = {k: torch.cat([g.a.flatten(1), g.b.flatten(1)], 1).double() for k, g in seen["grads"].items()}
+    everything = torch.cat(list(vectors.values()), 1)
+    mean = everything.mean(0)
+    assert record["gir"] == pytest.approx(float(everything.var(0, correction=0).sum() / mean.square().sum()), rel=1e-3)
+    for (m, first), (n, second) in itertools.combinations(enumerate(data.train.domains), 2):
+        cosine = torch.cosine_similarity(everything[m], everything[n], dim=0)
+        assert record["cosines"][f"{first}/{second}"] == pytest.approx(float(cosine), abs=1e-5)
+    for fqn, x in vectors.items():
+        expected = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+        torch.testing.assert_close(torch.tensor(per_adapter["adapters"][fqn]["cosines"]), expected.float())
+
+
+def test_noise_share_needs_two_micro_batches_and_equals_the_spread_of_groups(path, tmp_path):
+    whole, *_ = record_hook(path, tmp_path / "whole", "hook.name=iga", "train.micro_batch_size=64")
+    assert all(g.stats["noise_share"].isnan() for g in whole["result"].values())
+    assert json.loads((tmp_path / "whole/run/metrics.jsonl").read_text().splitlines()[0])["hook"]["noise_share"] is None
+    # One group, four domains, in each micro-batch: the spread of the groups' own gradients, token-weighted.
+    seen, _, _, data = record_hook(path, tmp_path / "each", "hook.name=iga", "train.micro_batch_size=4")
+    config, student, data = parts(path, tmp_path / "again")
+    fqn, adapter = next(iter(student.adapters.items()))
+    groups = [data.train.groups[g] for g in data.schedule.groups_of_step(0)]
+    A, B = adapter.A.detach().double(), adapter.B.detach().double()
+    for n in range(4):
+        hats, weights = [], []
+        for group in groups:
+            batch = collate([e for e in group if e.domain == n], 0, "token")
+            logits = student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            logits_NV, labels_N, _ = supervised_logits(logits, batch.labels)
+            student.model.zero_grad()
+            torch.nn.functional.cross_entropy(logits_NV, labels_N).backward()
+            hats.append(adapter.B.grad.double() @ A + B @ adapter.A.grad.double())
+            weights.append(len(labels_N))
+        w = torch.tensor(weights).double()[:, None, None]
+        x = torch.stack(hats)
+        mean = (w * x).sum(0) / w.sum()
+        expected = (w * (x - mean).square()).sum() / (w.sum() * (len(groups) - 1))
+        assert float(seen["grads"][fqn].noise[0, n]) == pytest.approx(float(expected), rel=1e-3)
+
+
 class DummyScale(GradientHook):
     """IRMv1's statistic, E_p[z] - z_y, backpropagated beside the loss; the combination itself is the mean."""
 
@@ -151,7 +199,7 @@ def test_a_hook_that_breaks_its_contract_is_stopped(spoil, expected):
     mean = hooks.build("mean", {})
     result = mean.combine(grads, {}, HookContext(domains=("x", "y")))
     check_result(result, grads, mean)
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(UserError, match=expected):
         check_result(spoil(result), grads, mean)
 
 
