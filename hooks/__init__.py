@@ -7,14 +7,13 @@ True
 if __name__ != "igascale.hooks":
     raise ImportError("import igascale.hooks, not hooks: a second copy of its classes would not be recognised")
 
-import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from igascale.errors import UserError, did_you_mean
+from igascale.hooks._lookup import available, find, installed
 from igascale.hooks.base import (
     AdapterFactors,
     DomainFactorGrads,
@@ -34,57 +33,18 @@ __all__ = [
     "available",
     "build",
     "find",
+    "installed",
     "options",
+    "spell",
 ]
 
 
-def available() -> list[str]:
-    """The names of the hooks that come with igascale."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
-
-
-def find(name: str) -> type[GradientHook]:
-    """The class behind a name.
-
-    Args:
-        name: ``iga`` for the one hook in ``hooks/iga.py``, or ``package.module:Class`` for one from anywhere.
-
-    Raises:
-        UserError: there is none.
-    """
-    module_name, _, class_name = name.partition(":")
-    if not class_name:
-        if name not in available():
-            hint = did_you_mean(name, available()) or f"; there are {', '.join(available())}, or package.module:Class"
-            raise UserError(f"hook.name: unknown hook '{name}'{hint}")
-        module_name = f"{__name__}.{name}"
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module does when it is imported
-        raise UserError(f"hook.name: cannot import '{module_name}': {type(error).__name__}: {error}") from None
-    found = [
-        cls
-        for cls_name, cls in inspect.getmembers(module, inspect.isclass)
-        if issubclass(cls, GradientHook)
-        and not inspect.isabstract(cls)
-        and (cls_name == class_name if class_name else cls.__module__ == module.__name__)
-    ]
-    if class_name and not hasattr(module, class_name):
-        raise UserError(
-            f"hook.name: there is no '{class_name}' in {module_name}{did_you_mean(class_name, dir(module))}"
-        )
-    if class_name and not found:
-        raise UserError(f"hook.name: '{name}' is not a subclass of igascale.hooks.GradientHook with combine()")
-    if len(found) != 1:
-        raise UserError(f"hook.name: '{name}' must name one GradientHook, found {len(found)}")
-    return found[0]
-
-
 def options(cls: type[GradientHook]) -> dict[str, inspect.Parameter]:
-    """The options of a hook: the arguments of its constructor."""
+    """The options of a hook: the named arguments of its constructor."""
     if cls.__init__ is object.__init__:
         return {}
-    return {k: p for k, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    parameters = inspect.signature(cls).parameters
+    return {k: p for k, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def build(name: str, given: Mapping[str, Any]) -> GradientHook:
@@ -95,21 +55,43 @@ def build(name: str, given: Mapping[str, Any]) -> GradientHook:
         given: option -> value, as in the ``hook:`` section of a configuration.
 
     Raises:
-        UserError: an unknown option, a wrong type or a value out of range.
+        UserError: an unknown option, a wrong type, a value out of range, or a constructor that breaks the contract.
     """
     cls = find(name)
-    known = options(cls)
-    hints = typing.get_type_hints(cls.__init__) if known else {}
+    known, hints = options(cls), _annotations(cls, name)
+    values = {}
     for key, value in given.items():
         if key not in known:
             hint = did_you_mean(key, known) or f"; '{name}' takes {', '.join(known) or 'no options'}"
             raise UserError(f"unknown key 'hook.{key}'{hint}")
-        if key in hints and not _fits(value, hints[key]):
-            raise UserError(f"'hook.{key}': expected {_spell(hints[key])} (got {value!r})")
+        values[key] = value if _fits(value, hints[key]) else _number(value)
+        if not _fits(values[key], hints[key]):
+            raise UserError(f"'hook.{key}': expected {spell(hints[key])} (got {value!r})")
     try:
-        return cls(**given)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"hook '{name}': {error}") from None
+        return cls(**values)
+    except Exception as error:
+        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"hook '{name}': {kind}{error}") from error
+
+
+def _annotations(cls: type[GradientHook], name: str) -> dict[str, Any]:
+    """Option -> type; each must have one, and a default, so that a configuration can be checked before anything runs."""
+    known = options(cls)
+    try:
+        hints = typing.get_type_hints(cls.__init__) if known else {}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"hook '{name}': the types of {cls.__name__}.__init__ cannot be read ({reason}); import what they name at "
+            "the top of the module, not under TYPE_CHECKING"
+        ) from None
+    for key, parameter in known.items():
+        lacks = {"type": key not in hints, "default": parameter.default is parameter.empty}
+        if any(lacks.values()):
+            told = " and ".join(f"no {what}" for what, lacking in lacks.items() if lacking)
+            example = f"write for instance '{key}: float = 1.0'"
+            raise UserError(f"hook '{name}': option '{key}' of {cls.__name__}.__init__ has {told}; {example}")
+    return hints
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -126,13 +108,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
+def _number(value: Any) -> Any:
+    """``1e-3`` is a number, though YAML 1.1 reads it as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) is typing.Union or type(hint).__name__ == "UnionType"
 
 
-def _spell(hint: Any) -> str:
+def spell(hint: Any) -> str:
+    """An annotated type as a user would write it: ``float``, ``adam | max``."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(str(a) for a in typing.get_args(hint))
     if _is_union(hint):
-        return " | ".join(_spell(a) for a in typing.get_args(hint) if a is not type(None))
+        return " | ".join(spell(a) for a in typing.get_args(hint) if a is not type(None))
     return getattr(hint, "__name__", str(hint))

@@ -20,13 +20,26 @@ def blocks(path, language):
 
 
 def test_the_readmes_rule_runs(tmp_path, monkeypatch):
-    (code,) = blocks(ROOT / "README.md", "python")
+    code, _ = blocks(ROOT / "README.md", "python")
     (tmp_path / "readme_rules.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     hook = hooks.build("readme_rules:FirstDomainTwice", {})
     grads = {"q": DomainFactorGrads(torch.tensor([[[1.0]], [[4.0]]]), torch.zeros(2, 1, 1))}
     result = hook.combine(grads, {}, HookContext(domains=("x", "y")))
     assert float(result["q"].a) == pytest.approx((2 * 1 + 4) / 3)
+
+
+def test_the_readmes_loop_is_the_examples():
+    """Call by call what examples/deepspeed_loop.py does, which another test runs under the real launcher."""
+    _, code = blocks(ROOT / "README.md", "python")
+    compile(code, "README.md", "exec")
+    example = (ROOT / "examples" / "deepspeed_loop.py").read_text()
+    calls = re.findall(r"(?:igascale|surgery)\.\w+", code)
+    assert calls == ["igascale.AdamW", "igascale.attach", "surgery.rows", "surgery.loss", "surgery.step"]
+    for call in calls:
+        assert call + "(" in example, call
+    for option in re.findall(r"(\w+)=", code):
+        assert option in [*re.findall(r"(\w+)=", example), "domains"], option
 
 
 def test_the_readmes_configuration_loads(tmp_path):
