@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from igascale import methods
 from igascale.errors import UserError, did_you_mean
 
 
@@ -53,6 +54,10 @@ class LoraSection(_Section):
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     use_rslora: bool = False
     init_from: str | None = Field(None, description="PEFT folder to start from (a warm start)")
+    full_rank: bool = Field(
+        False,
+        description="train W itself: A is the identity and frozen, r and alpha have no meaning (small models only)",
+    )
 
 
 class DataConfig(_Section):
@@ -63,6 +68,25 @@ class DataConfig(_Section):
     ood: str | None = Field(None, description="groups of unseen domains; reported, never used to select anything")
     domains: tuple[str, ...] | None = Field(
         None, description="the training domains and their order; null: as in the file"
+    )
+    num_domains: int | None = Field(None, ge=1, description="train on the first so many of them; null: on all")
+    pairing: Literal["isomers", "random", "mixed"] = Field(
+        "isomers",
+        description="random: a training group holds unrelated problems, one per domain; mixed: domain labels permuted per group",
+    )
+    pool: Literal["groups", "instances", "seeds"] = Field(
+        "groups",
+        description="instances: all of them, ungrouped, as one domain; seeds: one telling of each seed problem, the same way",
+    )
+    augment: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="with pool: seeds, share of words swapped or deleted in all but one copy; null: copies",
+    )
+    allow_leakage: bool = Field(
+        False,
+        description="held-out files share seed problems with training (and must: `igascale data generate --leaky`)",
     )
     max_length: int = Field(1024, ge=8, description="tokens of prompt and completion; longer ones are cut, and counted")
 
@@ -152,13 +176,32 @@ class RunConfig(_Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    _method: str | None = PrivateAttr(None)  # whose overlay was applied; told in to_yaml, part of nothing else
 
     @model_validator(mode="after")
-    def _domains(self) -> RunConfig:
-        domains = self.data.domains
-        if domains is not None and len(set(domains)) != len(domains):
+    def _consistent(self) -> RunConfig:
+        data, lora = self.data, self.lora
+        if data.domains is not None and len(set(data.domains)) != len(data.domains):
             raise ValueError("data.domains: a domain is named twice")
+        if data.pool != "groups" and data.pairing != "isomers":
+            raise ValueError(
+                f"data.pool: {data.pool} has no groups for data.pairing: {data.pairing} to pair; set one of them back"
+            )
+        if data.augment is not None and data.pool != "seeds":
+            raise ValueError(f"data.augment needs data.pool: seeds, not {data.pool}")
+        if lora.full_rank:
+            for key, value, remedy in (
+                ("dropout", lora.dropout, 0),
+                ("use_rslora", lora.use_rslora, "false"),
+                ("init_from", lora.init_from, "null"),
+            ):
+                if value:
+                    raise ValueError(f"lora.full_rank trains W itself: set lora.{key}: {remedy} (it is {value})")
         return self
+
+    def __eq__(self, other: object) -> bool:
+        """Same keys and values; that one came by a method's name and one was written out makes no difference."""
+        return isinstance(other, RunConfig) and self.model_dump() == other.model_dump()
 
     @property
     def groups_per_step(self) -> int:
@@ -167,7 +210,8 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration; :func:`load_config` reads it back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        title = f"# method: {self._method}\n" if self._method else ""
+        return title + yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -187,17 +231,45 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, apply ``key.sub=value`` overrides, check every key.
+def load_config(
+    path: str | Path, overrides: Iterable[str] = (), method: str | None = None, hook: str | None = None
+) -> RunConfig:
+    """Read a YAML file, apply a method or a hook, apply ``key.sub=value`` overrides, check every key.
 
     Args:
         path: the file.
         overrides: each ``key=value``; the value is read as YAML (``optimizer.lr=1e-4``, ``train.max_steps=null``).
+        method: a name of :mod:`igascale.methods`; what it sets replaces what the file says.
+        hook: name of a hook, which replaces the file's ``hook`` section.
 
     Raises:
         UserError: no such file, not YAML, an unknown or missing key, a wrong type; all problems in one message.
+            No such method, or both a method and a hook.
     """
+    if method is not None and hook is not None:
+        raise UserError(f"--method {method} brings a hook of its own: leave out --hook {hook}, or --method")
     path = Path(path)
+    raw = _read(path)
+    if method is not None:
+        methods.apply(raw, method)
+    if hook is not None:
+        raw["hook"] = {"name": hook}
+    blamed = {}
+    for override in overrides:
+        _override(raw, override)
+        blamed[override.partition("=")[0]] = f"override '{override}'"
+    _make_absolute(raw)
+    _follow_preset(raw)
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{blamed.get('.'.join(map(str, e['loc'])), path)}: {_explain(e)}" for e in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(problems))) from None
+    config._method = method
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(), _Loader)
     except OSError as error:
@@ -210,17 +282,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(f"{where}: {problem if twice else f'not valid YAML: {problem}'}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold keys and values, such as 'output_dir: runs/first'")
-    blamed = {}
-    for override in overrides:
-        _override(raw, override)
-        blamed[override.partition("=")[0]] = f"override '{override}'"
-    _make_absolute(raw)
-    _follow_preset(raw)
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        problems = [f"{blamed.get('.'.join(map(str, e['loc'])), path)}: {_explain(e)}" for e in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(problems))) from None
+    return raw
 
 
 def _follow_preset(raw: dict[str, Any]) -> None:
@@ -262,6 +324,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def _explain(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
+    if key == "method":
+        return (
+            "unknown key 'method': a method is named on the command line, --method NAME (`igascale methods` lists them)"
+        )
     if error["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
         full = [".".join([*location[:-1], name]) for name in known]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from igascale.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from igascale.adapters import LoraAdapter
 
 Checkpointing = Literal["none", "non-reentrant", "reentrant"]
 
@@ -83,6 +86,7 @@ def add_lora(
     use_rslora: bool,
     init_from: str | Path | None,
     seed: int,
+    full_rank: bool = False,
 ) -> Any:
     """Put LoRA on a base model; the factors have the base's dtype.
 
@@ -98,18 +102,25 @@ def add_lora(
         use_rslora: see ``alpha``.
         init_from: PEFT folder whose factors to start from, or ``None``.
         seed: of A.
+        full_rank: train W itself, as an adapter of full rank: A is the identity and frozen, the scaling 1, B starts at zero,
+            so that ``dL/dB = dL/dW`` and what is saved is a PEFT adapter like any other. ``r`` and ``alpha`` are not used;
+            the weight decay pulls towards the base model's W. For small models: B has as many entries as W.
 
     Returns:
         The ``PeftModel``, with the key/value cache off.
 
     Raises:
-        UserError: a target names no module, or ``init_from`` does not agree with the other arguments.
+        UserError: a target names no module, or ``init_from`` does not agree with the other arguments. With ``full_rank``:
+            the targets' inputs differ in width, or there is dropout, rsLoRA or ``init_from``.
     """
     from peft import LoraConfig, get_peft_model
 
     from igascale.adapters import find_adapters
 
     _check_targets(model, target_modules)
+    if full_rank:
+        r = _input_width(model, target_modules, plain=not (dropout or use_rslora or init_from))
+        alpha = float(r)
     config = LoraConfig(
         r=r,
         lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,  # type: ignore[arg-type]
@@ -122,9 +133,11 @@ def add_lora(
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # PEFT's own
         torch.manual_seed(seed)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    find_adapters(peft_model)
+    adapters = find_adapters(peft_model)
     if init_from is not None:
         _load_factors(peft_model, Path(init_from), r, alpha, use_rslora)
+    if full_rank:
+        _train_whole_weights(adapters)
     model.config.use_cache = False  # type: ignore[union-attr]
     return peft_model
 
@@ -249,6 +262,38 @@ def _check_targets(model: nn.Module, target_modules: Sequence[str]) -> None:
                 f"lora.target_modules: the model has no module '{target}'{did_you_mean(target, linear)}; "
                 f"its linear modules: {', '.join(sorted(linear))}"
             )
+
+
+def _input_width(model: nn.Module, target_modules: Sequence[str], plain: bool) -> int:
+    """The in-features that all targets share, for an adapter of full rank: an adapter folder has one rank."""
+    if not plain:
+        raise UserError("lora.full_rank trains W itself: it goes with no lora.dropout, use_rslora or init_from")
+    widths = {
+        target: module.in_features
+        for name, module in model.named_modules()
+        for target in target_modules
+        if isinstance(module, nn.Linear) and (name == target or name.endswith(f".{target}"))
+    }
+    if len(set(widths.values())) > 1:
+        shown = ", ".join(f"{target} {width}" for target, width in widths.items())
+        raise UserError(
+            f"lora.full_rank: the target modules must have one input width, but there are {shown}; "
+            "take some out of lora.target_modules"
+        )
+    return next(iter(widths.values()), 1)
+
+
+def _train_whole_weights(adapters: Mapping[str, LoraAdapter]) -> None:
+    for adapter in adapters.values():
+        nn.init.eye_(adapter.A)
+        nn.init.zeros_(adapter.B)
+        adapter.A.requires_grad_(False)
+    count = sum(adapter.B.numel() for adapter in adapters.values())
+    _LOG.warning(
+        "lora.full_rank: %s parameters are trained, the weights themselves; their gradient takes %.1f GiB for each domain",
+        f"{count:,}",
+        count * 4 / 2**30,
+    )
 
 
 def _load_factors(peft_model: Any, folder: Path, r: int, alpha: float, use_rslora: bool) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "igascale.cli.eval",
     "merge": "igascale.cli.merge",
     "hooks": "igascale.cli.hooks",
+    "methods": "igascale.cli.methods",
 }
 
 

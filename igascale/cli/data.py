@@ -39,6 +39,11 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     help="Plant a cue that tells the answer with probability P.",
 )
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--leaky",
+    is_flag=True,
+    help="Validation and ood tell TRAINING problems again (the ablation without a seed-level split).",
+)
 def generate_command(
     out: str,
     groups: int,
@@ -50,6 +55,7 @@ def generate_command(
     steps: tuple[int, int] | None,
     shortcut: float | None,
     seed: int,
+    leaky: bool,
 ) -> None:
     """Generate a data set without a teacher: train, validation (ID) and ood files and a manifest.
 
@@ -74,6 +80,7 @@ def generate_command(
         seed=seed,
         shortcut_probability=shortcut,
         steps=steps or STEPS,
+        leaky=leaky,
     )
     for name, record in manifest.files.items():
         _print_summary(f"{out}/{name}", record.summary)
@@ -102,3 +109,9 @@ def _print_summary(path: str, summary: Summary) -> None:
         f"{summary.words_min}-{summary.words_max} words a problem; "
         f"{len(summary.answers)} different answers, chance {summary.chance:.1%}"
     )
+    if summary.leaky:
+        click.secho(
+            f"LEAKY: {summary.leaky} OF THE {summary.groups} GROUPS OF {path} TELL TRAINING PROBLEMS AGAIN. "
+            "Accuracy on them is inflated; they are for the ablation without a seed-level split (--method leakage) alone.",
+            fg="yellow",
+        )

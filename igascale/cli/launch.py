@@ -13,6 +13,8 @@ from igascale.errors import UserError
 @click.command("launch")
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1)
+@click.option("--method", metavar="NAME", help="As in `igascale train`.")
+@click.option("--hook", metavar="NAME", help="As in `igascale train`.")
 @click.option("-n", "--num-processes", type=click.IntRange(min=1), help="Ranks on this node [default: one per GPU].")
 @click.option("--master-port", type=click.IntRange(1, 65535), help="Where the ranks meet [default: a free port].")
 @click.option("--resume", metavar="auto|PATH", help="As in `igascale train`.")
@@ -21,6 +23,8 @@ from igascale.errors import UserError
 def command(
     config: str,
     overrides: tuple[str, ...],
+    method: str | None,
+    hook: str | None,
     num_processes: int | None,
     master_port: int | None,
     resume: str | None,
@@ -33,13 +37,14 @@ def command(
     here first, so that a mistake costs seconds.
 
     \b
-    Example:
-      igascale launch run.yaml --num-processes 2 hook.name=mean output_dir=runs/mean
+    Examples:
+      igascale launch run.yaml --num-processes 2 --method erm-sft output_dir=runs/erm
+      igascale launch run.yaml --num-processes 2 --hook iga hook.tau=1 output_dir=runs/tau1
     """
     from igascale.config import load_config
     from igascale.launchers import base, deepspeed
 
-    run_config = load_config(config, overrides)
+    run_config = load_config(config, overrides, method, hook)
     if run_config.engine.name != "deepspeed":
         raise UserError(f"{config}: engine.name is '{run_config.engine.name}': run `igascale train {config}` instead")
     if num_processes is None:
@@ -49,6 +54,8 @@ def command(
         if num_processes == 0:
             raise UserError("no GPU here: say how many CPU processes to start, --num-processes N")
     arguments = ["train", config, *overrides]
+    arguments += ["--method", method] if method else []
+    arguments += ["--hook", hook] if hook else []
     arguments += ["--resume", resume] if resume else []
     arguments += ["--stop-after", str(stop_after)] if stop_after else []
     spec = base.LaunchSpec(num_processes, "igascale", tuple(arguments), master_port or base.free_port())
@@ -68,11 +75,12 @@ def preflight(run_config: object, num_processes: int, resume: str | None) -> Non
     from igascale.isomers.schema import read_groups
 
     assert isinstance(run_config, RunConfig)
-    assemble.build_hook(run_config)
+    rule, section = assemble.build_hook(run_config), run_config.data
     load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
-    for path in (run_config.data.train, run_config.data.validation, run_config.data.ood):
-        if path is not None:
-            read_groups(path)
+    training = read_groups(section.train)
+    held_out = {path: {g.seed_id for g in read_groups(path)} for path in (section.validation, section.ood) if path}
+    assemble.check_domains(run_config, rule, assemble.training_domains(section, training))
+    assemble.check_seeds(section, {g.seed_id for g in training}, held_out)
     if num_processes > run_config.groups_per_step:
         raise UserError(
             f"--num-processes {num_processes}: more ranks than the {run_config.groups_per_step} groups of a step; a group is "

@@ -10,9 +10,18 @@ import click
 @click.command("train")
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1)
+@click.option("--method", metavar="NAME", help="A row of the paper's tables, or a control: see `igascale methods`.")
+@click.option("--hook", metavar="NAME", help="Another gradient rule with its default options: see `igascale hooks`.")
 @click.option("--resume", metavar="auto|PATH", help="Continue: the latest checkpoint of this run, or a given one.")
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="Take N steps, write a checkpoint, end.")
-def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_after: int | None) -> None:
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    method: str | None,
+    hook: str | None,
+    resume: str | None,
+    stop_after: int | None,
+) -> None:
     """Train in this process; under a launcher, as one of its ranks.
 
     With engine.name: deepspeed use `igascale launch`, which starts this command on every rank. With engine.name: single
@@ -21,18 +30,19 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
     Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume auto then continues bit for bit.
 
     \b
-    Example:
+    Examples:
       igascale train run.yaml engine.name=single optimizer.lr=1e-3
+      igascale train run.yaml --method pcgrad engine.name=single output_dir=runs/pcgrad
     """
     from igascale.config import load_config
 
-    run_config = load_config(config, overrides)
+    run_config = load_config(config, overrides, method, hook)
     from igascale import assemble, runfolder
     from igascale.engine import Collectives
     from igascale.errors import UserError
     from igascale.trainer import Interrupted, Trainer
 
-    hook = assemble.build_hook(run_config)
+    rule = assemble.build_hook(run_config)
     device = assemble.start(run_config)
     comm = Collectives(device)
     checkpoint = runfolder.open_run(run_config, resume, comm)
@@ -41,14 +51,17 @@ def command(config: str, overrides: tuple[str, ...], resume: str | None, stop_af
     try:
         student = assemble.build_student(run_config, device)
         data = assemble.load_data(run_config, student.tokenizer)
+        assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
-        engine = assemble.build_engine(run_config, student, hook, device)
+        engine = assemble.build_engine(run_config, student, rule, device)
     except UserError:
         if checkpoint is None and comm.rank == 0:
             runfolder.withdraw(assemble.find_run_folder(run_config))
         raise
+    for warning in data.warnings if comm.rank == 0 else ():
+        click.secho(f"warning: {warning}", fg="yellow")
     try:
-        Trainer(run_config, data, student, hook, engine).train(checkpoint, stop_after)
+        Trainer(run_config, data, student, rule, engine).train(checkpoint, stop_after)
     except Interrupted as interruption:
         engine.close()
         sys.exit(128 + interruption.signum)

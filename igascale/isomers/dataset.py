@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,7 @@ class Summary:
     words_min: int  # of a problem
     words_mean: float
     words_max: int
+    leaky: int = 0  # groups that tell a training problem again
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def generate_dataset(
     seed: int = 0,
     shortcut_probability: float | None = None,
     steps: tuple[int, int] = STEPS,
+    leaky: bool = False,
 ) -> Manifest:
     """Write train, validation (same domains, other seeds), ood (other domains and seeds) and a manifest.
 
@@ -81,9 +84,13 @@ def generate_dataset(
         seed: of everything.
         shortcut_probability: how often the cue is right in the training domains; None plants no cue.
         steps: fewest and most reasoning steps.
+        leaky: for the ablation without a seed-level split: validation and ood tell training problems again (validation
+            in the training domains with the words drawn anew, ood in its own domains), under the same `seed_id`. The
+            training file is the one without it.
 
     Raises:
-        UserError: the folder is not empty, a domain is on both sides, or `generate` refuses its arguments.
+        UserError: the folder is not empty, a domain is on both sides, leaky sets are to be larger than the training set,
+            or `generate` refuses its arguments.
     """
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -98,21 +105,44 @@ def generate_dataset(
         "seed": seed,
         "shortcut_probability": shortcut_probability,
         "steps": list(steps),
+        "leaky": leaky,
     }
     _check_options(options)
     shortcut = Shortcut(shortcut_probability, tuple(domains), seed) if shortcut_probability is not None else None
     # Every set is drawn before the first file is written, so that a refusal leaves nothing behind.
-    in_domain = generate(groups + validation_groups, domains, kinds, seed, steps=steps)
-    training, validation = split_groups(in_domain, validation_groups / len(in_domain), seed)
-    ood = generate(ood_groups, ood_domains, kinds, seed + 1, steps=steps, exclude={logical_form(g) for g in in_domain})
-    sets = {"train": training, "validation": validation, "ood": ood}
+    sets = _draw(options)
     mapping: dict[str, dict[str, str]] = {}
     if shortcut is not None:
-        sets["validation_random_cue"] = plant(validation, replace(shortcut, informative=False))
+        sets["validation_random_cue"] = plant(sets["validation"], replace(shortcut, informative=False))
         for name in ("train", "validation", "ood"):
             sets[name] = plant(sets[name], shortcut)
         mapping = {domain: shortcut.mapping(domain) for domain in domains}
     return _write(out, sets, options, mapping)
+
+
+def _draw(options: dict[str, Any]) -> dict[str, list[IsomerGroup]]:
+    kinds, seed, steps = options["kinds"], options["seed"], tuple(options["steps"])
+    count, ood_count, ood_domains = options["validation_groups"], options["ood_groups"], options["ood_domains"]
+    in_domain = generate(options["groups"] + count, options["domains"], kinds, seed, steps=steps)
+    training, validation = split_groups(in_domain, count / len(in_domain), seed)
+    if options["leaky"]:
+        validation = _retell(training, count, options["domains"], options)
+        ood = _retell(training, ood_count, ood_domains, options)
+    else:
+        drawn = {logical_form(group) for group in in_domain}
+        ood = generate(ood_count, ood_domains, kinds, seed + 1, steps=steps, exclude=drawn)
+    return {"train": training, "validation": validation, "ood": ood}
+
+
+def _retell(
+    training: list[IsomerGroup], count: int, domains: Sequence[str], options: dict[str, Any]
+) -> list[IsomerGroup]:
+    """`count` of the training problems, told in `domains` in other words; `meta["retells"]` names the training group."""
+    training_ids = {group.seed_id: group.id for group in training}
+    chosen = set(random.Random(f"igascale leak {options['seed']}").sample(sorted(training_ids), count))
+    drawn = options["groups"] + options["validation_groups"]
+    again = generate(drawn, domains, options["kinds"], options["seed"], steps=tuple(options["steps"]), retold=True)
+    return [replace(group, meta={"retells": training_ids[group.seed_id]}) for group in again if group.seed_id in chosen]
 
 
 def validate_file(path: str | Path) -> Summary:
@@ -134,9 +164,10 @@ def summarise(groups: Iterable[IsomerGroup]) -> Summary:
     steps: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     words: list[int] = []
-    total = 0
+    total = leaky = 0
     for group in groups:
         total += 1
+        leaky += "retells" in group.meta
         kinds[group.kind or "(none)"] += 1
         known_steps = group.dag is not None and group.dag.steps is not None
         steps[str(group.dag.steps) if group.dag is not None and known_steps else "(none)"] += 1
@@ -155,6 +186,7 @@ def summarise(groups: Iterable[IsomerGroup]) -> Summary:
         words_min=min(words, default=0),
         words_mean=sum(words) / len(words) if words else 0.0,
         words_max=max(words, default=0),
+        leaky=leaky,
     )
 
 
@@ -162,6 +194,11 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in ("groups", "validation_groups", "ood_groups"):
         if options[name] < 1:
             raise UserError(f"{name} must be at least 1, not {options[name]}")
+    for name in ("validation_groups", "ood_groups") if options["leaky"] else ():
+        if options[name] > options["groups"]:
+            raise UserError(
+                f"leaky: {name}={options[name]} tells training problems again; there are {options['groups']}"
+            )
     both = [domain for domain in options["ood_domains"] if domain in options["domains"]]
     if both:
         raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from igascale.errors import UserError
-from igascale.isomers.kinds import KINDS, kind_of
+from igascale.isomers.kinds import KINDS, Telling, kind_of
 from igascale.isomers.kinds.vocabulary import TRAINING_DOMAINS, vocabulary_of
 from igascale.isomers.schema import Dag, Instance, IsomerGroup
 from igascale.isomers.shortcut import Shortcut, plant
@@ -16,6 +16,7 @@ from igascale.isomers.solver import solve
 
 STEPS = (2, 3)  # fewest and most reasoning steps of a problem
 MOST_STEPS = 4
+_RETELLINGS = 20  # draws of other words; every kind has at least two wordings
 _ATTEMPTS = 200  # draws before we say that there are not enough different problems
 
 
@@ -28,6 +29,7 @@ def generate(
     *,
     steps: tuple[int, int] = STEPS,
     exclude: Collection[str] = (),
+    retold: bool = False,
 ) -> list[IsomerGroup]:
     """Make groups of isomers; the same arguments give the same groups on every machine.
 
@@ -41,6 +43,7 @@ def generate(
         shortcut: plant a cue before each problem.
         steps: fewest and most steps, within 1 to 4, drawn uniformly.
         exclude: logical forms that must not come up (those of a training set, say).
+        retold: tell the same problems, with the same `seed_id`, under other ids and in other words.
 
     Returns:
         Groups with pairwise different logical forms.
@@ -53,7 +56,7 @@ def generate(
     groups = []
     for index in range(num_groups):
         draft = _draft(index, kinds[index % len(kinds)], seed, steps, taken)
-        groups.append(_tell(draft, f"{seed}-{index:05d}", domains))
+        groups.append(_tell(draft, f"{seed}-{index:05d}", domains, retold))
     return plant(groups, shortcut) if shortcut is not None else groups
 
 
@@ -108,15 +111,23 @@ def logical_form(group: IsomerGroup) -> str:
     return f"{group.kind}: {group.dag.logical_form}"
 
 
-def _tell(draft: _Draft, name: str, domains: Sequence[str]) -> IsomerGroup:
+def _tell(draft: _Draft, seed_name: str, domains: Sequence[str], retold: bool) -> IsomerGroup:
+    name = f"{seed_name}-again" if retold else seed_name
     instances = []
     for domain in domains:
-        rng = random.Random(f"igascale words {name}/{domain}")
-        telling = kind_of(draft.kind).tell(draft.puzzle, vocabulary_of(domain), rng)
-        if telling.conclusion != draft.answer:
-            raise RuntimeError(
-                f"group {name}: the steps told in {domain} end with {telling.conclusion}, "
-                f"the solver says {draft.answer}"
-            )
+        telling = _words(draft, f"{seed_name}/{domain}", domain)
+        if retold:
+            others = (_words(draft, f"{name}/{domain}/{attempt}", domain) for attempt in range(_RETELLINGS))
+            telling = next((other for other in others if other.problem != telling.problem), telling)
         instances.append(Instance(domain, telling.problem, telling.cot, draft.answer, f"{name}/{domain}"))
-    return IsomerGroup(id=name, seed_id=f"seed-{name}", instances=tuple(instances), kind=draft.kind, dag=draft.dag)
+    return IsomerGroup(id=name, seed_id=f"seed-{seed_name}", instances=tuple(instances), kind=draft.kind, dag=draft.dag)
+
+
+def _words(draft: _Draft, name: str, domain: str) -> Telling:
+    """The problem in the words that its name draws."""
+    telling = kind_of(draft.kind).tell(draft.puzzle, vocabulary_of(domain), random.Random(f"igascale words {name}"))
+    if telling.conclusion != draft.answer:
+        raise RuntimeError(
+            f"problem {name}: the steps told in {domain} end with {telling.conclusion}, the solver says {draft.answer}"
+        )
+    return telling

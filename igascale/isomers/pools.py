@@ -1,0 +1,158 @@
+"""What one unit of training data holds: true isomers, or what a control or a baseline puts in their place.
+
+Only training data passes through here. Every choice is a function of the run's seed alone, so that it is the same on every
+rank and in a resumed run.
+
+=================  ===================================================================================================
+isomers            one problem, told in every domain: nothing is changed
+random pairing     a unit holds one instance of every domain, of unrelated problems
+mixed labels       a unit holds true isomers, but which of them counts as which domain is drawn anew for each
+pool of instances  the instances of all domains without groups: a unit holds D unrelated ones of the one domain ``all``
+pool of seeds      the same with one telling of each seed problem, its repetitions augmented or not
+=================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from igascale.isomers.encode import Example
+from igascale.isomers.schema import Instance, IsomerGroup
+
+#: The only domain of data whose groups have been dissolved.
+ONE_DOMAIN = ("all",)
+
+
+def pair_randomly(groups: Sequence[Sequence[Example]], seed: int) -> list[list[Example]]:
+    """Permute the instances of every domain by themselves: a group then holds one of each domain, of unrelated problems.
+
+    A group keeps its isomers together by chance only, as often as random permutations have it.
+
+    Args:
+        groups: per group one example per domain, in one order.
+        seed: of the permutations.
+    """
+    columns = [_shuffled(column, f"pairing {seed}/{index}") for index, column in enumerate(zip(*groups))]
+    return [list(row) for row in zip(*columns)]
+
+
+def mix_labels(groups: Sequence[Sequence[Example]], seed: int) -> list[list[Example]]:
+    """Permute the domain labels within every group: isomers stay together, but a label no longer means a domain.
+
+    Args:
+        groups: per group one example per domain.
+        seed: of the permutations.
+
+    Returns:
+        Per group the same texts, in the order of their new labels.
+    """
+    mixed = []
+    for index, group in enumerate(groups):
+        order = _shuffled(group, f"labels {seed}/{index}")
+        mixed.append([replace(example, domain=label) for label, example in enumerate(order)])
+    return mixed
+
+
+def units(pool: Sequence[Example], count: int, size: int, seed: int) -> list[list[Example]]:
+    """Deal single instances into units of ``size``, all of the one domain.
+
+    The pool is gone through in a new random order as often as it takes, each time as a whole but the last. With as many
+    instances as there are places every instance has one.
+
+    Args:
+        pool: the instances, at least one.
+        count: units to fill.
+        size: instances of a unit.
+        seed: of the orders.
+    """
+    dealt: list[Example] = []
+    passes = -(-count * size // len(pool))
+    for number in range(passes):
+        dealt += _shuffled(pool, f"pool {seed}/{number}")
+    dealt = [replace(example, domain=0) for example in dealt]
+    return [dealt[i * size : (i + 1) * size] for i in range(count)]
+
+
+def seed_problems(groups: Sequence[IsomerGroup], domains: Sequence[str], seed: int) -> list[IsomerGroup]:
+    """One telling of each seed problem, as groups of a single instance; the domains have equal shares, up to one.
+
+    Args:
+        groups: isomer groups; of those from one seed problem one is taken.
+        domains: that a telling may come from.
+        seed: of the choice.
+    """
+    by_seed: dict[str, list[IsomerGroup]] = {}
+    for group in groups:
+        by_seed.setdefault(group.seed_id, []).append(group)
+    rng = random.Random(f"igascale seed problems {seed}")
+    chosen = [rng.choice(same) for same in by_seed.values()]
+    turns = [domains[i % len(domains)] for i in range(len(chosen))]
+    rng.shuffle(turns)
+    return [
+        replace(group, instances=tuple(i for i in group.instances if i.domain == domain))
+        for group, domain in zip(chosen, turns)
+    ]
+
+
+def with_augmented(problems: Sequence[IsomerGroup], copies: int, share: float, seed: int) -> list[IsomerGroup]:
+    """The problems as they are, and ``copies`` of each with its text augmented; chain of thought and answer stay.
+
+    Odd copies have words swapped, even ones words deleted (:func:`swap_words`, :func:`delete_words`).
+
+    Reference: `EDA <https://arxiv.org/abs/1901.11196>`_ (Wei and Zou, 2019), its two operations that need no lexicon.
+
+    Args:
+        problems: groups of a single instance, from :func:`seed_problems`.
+        copies: augmented copies of each.
+        share: of the words that an operation touches, EDA's alpha.
+        seed: of the operations.
+    """
+    augmented = list(problems)
+    for number in range(1, copies + 1):
+        operation = swap_words if number % 2 else delete_words
+        for problem in problems:
+            (instance,) = problem.instances
+            rng = random.Random(f"igascale augment {seed}/{number}/{instance.id}")
+            copy = replace(
+                instance, problem=operation(instance.problem, share, rng), id=f"{_name(problem, instance)}~{number}"
+            )
+            augmented.append(replace(problem, id=f"{problem.id}~{number}", instances=(copy,)))
+    return augmented
+
+
+def swap_words(text: str, share: float, rng: random.Random) -> str:
+    """Exchange two random words, ``share`` times the number of words (at least once); a single word stays."""
+    words, gaps = _split_words(text)
+    if len(words) > 1:
+        for _ in range(max(1, round(share * len(words)))):
+            i, j = rng.sample(range(len(words)), 2)
+            words[i], words[j] = words[j], words[i]
+    return "".join(word + gap for word, gap in zip(words, gaps))
+
+
+def delete_words(text: str, share: float, rng: random.Random) -> str:
+    """Delete each word with probability ``share``, at least one of them, but never the last one left."""
+    words, gaps = _split_words(text)
+    gone = {i for i in range(len(words)) if rng.random() < share} or {rng.randrange(len(words))}
+    if len(gone) == len(words):
+        gone.discard(rng.randrange(len(words)))
+    return "".join(words[i] + gaps[i] for i in range(len(words)) if i not in gone).rstrip()
+
+
+def _split_words(text: str) -> tuple[list[str], list[str]]:
+    """Words, and the blanks that follow each."""
+    pieces = re.split(r"(\s+)", text.strip())
+    return pieces[::2], [*pieces[1::2], ""]
+
+
+def _shuffled(items: Sequence[Example], name: str) -> list[Example]:
+    order = list(items)
+    random.Random(f"igascale {name}").shuffle(order)
+    return order
+
+
+def _name(group: IsomerGroup, instance: Instance) -> str:
+    return instance.id or f"{group.id}/{instance.domain}"
