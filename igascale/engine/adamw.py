@@ -52,10 +52,20 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         use_reference: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "steps": 0}
+        super().__init__(params, defaults)
         self.use_reference = use_reference
-        self.steps = 0
         self._allocating = False
+
+    @property
+    def steps(self) -> int:
+        """Steps taken. Kept in the groups: saved with them, and DeepSpeed steps one group at a time."""
+        return int(self.param_groups[0]["steps"])
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        for group in self.param_groups:
+            group["steps"] = value
 
     def allocate_states(self, step: Callable[[], Any]) -> None:
         """Call ``step`` (the engine's) once, in a mode that only creates the states, all zero."""
@@ -71,8 +81,8 @@ class AdamW(torch.optim.Optimizer):
         if self._allocating:
             self._create_states()
             return
-        self.steps += 1
         for group in self.param_groups:
+            group["steps"] += 1
             for p in group["params"]:
                 if p.grad is not None:
                     self._update(p, group)
@@ -80,17 +90,22 @@ class AdamW(torch.optim.Optimizer):
     def _create_states(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
-                for name in (*MOMENTS, REFERENCE) if self.use_reference else MOMENTS:
-                    self.state[p].setdefault(name, torch.zeros_like(p, memory_format=torch.preserve_format))
+                self._create_state(p)
+
+    def _create_state(self, p: Tensor) -> None:
+        for name in (*MOMENTS, REFERENCE) if self.use_reference else MOMENTS:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
+        self._create_state(p)
+        (beta1, beta2), steps = group["betas"], group["steps"]
         state, grad = self.state[p], p.grad
         assert grad is not None
         largest = torch.maximum(grad.abs(), state[REFERENCE].abs()) if self.use_reference else grad
         p.mul_(1 - group["lr"] * group["weight_decay"])
         state["exp_avg"].lerp_(grad, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(largest, largest, value=1 - beta2)
-        step_size = group["lr"] / (1 - beta1**self.steps)
-        denominator = (state["exp_avg_sq"].sqrt() / (1 - beta2**self.steps) ** 0.5).add_(group["eps"])
+        step_size = group["lr"] / (1 - beta1**steps)
+        denominator = (state["exp_avg_sq"].sqrt() / (1 - beta2**steps) ** 0.5).add_(group["eps"])
         p.addcdiv_(state["exp_avg"], denominator, value=-step_size)
