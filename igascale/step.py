@@ -148,16 +148,16 @@ def _with_noise(
 ) -> dict[str, DomainFactorGrads]:
     """The gradients with the estimated sampling error of each, from the micro-batches of all ranks."""
     D = len(total_D)
-    unknown_2D = torch.full((2, D), math.nan, dtype=torch.float64)
-    squares_N2D = torch.stack([noise.squares.get(fqn, unknown_2D).cpu() for fqn in engine.adapters])
+    unknown_2D = torch.full((2, D), math.nan, dtype=torch.float64, device=engine.device)
+    squares_N2D = torch.stack([noise.squares.get(fqn, unknown_2D) for fqn in engine.adapters]).cpu()
     *squares, counts_2D = engine.comm.sum(torch.cat([squares_N2D, noise.counts.expand(1, 2, D)]))
+    if not owned:
+        return {}
     by_fqn = dict(zip(engine.adapters, squares))
     factors = engine.factors(list(owned))
-    out = {}
-    for fqn, g in owned.items():
-        mean_sq_2D = squared_norms(g.a, g.b, factors[fqn].A, factors[fqn].B).cpu()
-        out[fqn] = replace(g, noise=sampling_noise(by_fqn[fqn], counts_2D[0], total_D, mean_sq_2D))
-    return out
+    norms_N2D = torch.stack([squared_norms(g.a, g.b, factors[fqn].A, factors[fqn].B) for fqn, g in owned.items()]).cpu()
+    noise_N2D = sampling_noise(torch.stack([by_fqn[fqn] for fqn in owned]), counts_2D[0], total_D, norms_N2D)
+    return {fqn: replace(g, noise=noise_2D) for (fqn, g), noise_2D in zip(owned.items(), noise_N2D)}
 
 
 def _compare_domains(engine: Engine, owned: Mapping[str, DomainFactorGrads], report: StepReport) -> None:
