@@ -98,3 +98,23 @@ def test_resume_is_bitwise(prepared, tmp_path, case):
     parts = runs.train(config("parts"), device, resume="auto")
     assert whole.tensors.keys() == parts.tensors.keys()
     assert all(torch.equal(whole.tensors[k], parts.tensors[k]) for k in whole.tensors)
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [
+        ["hook.name=iga", "hook.tau=0", "hook.projection=none"],
+        ["hook.name=iga", "hook.tau=0", "hook.space=factor"],
+        ["hook.name=gate", "hook.tau=0"],
+        ["hook.name=and_mask", "hook.threshold=0", "hook.rescale=none", "hook.second_moment=max"],
+    ],
+    ids=" ".join,
+)
+def test_a_mask_that_is_off_trains_as_erm_to_the_bit(prepared, tmp_path, masked):
+    """With `second_moment: max`, clipping and accumulation: the reference is then the gradient itself."""
+    shared = [*SHARED, "optimizer.max_grad_norm=0.05"]
+    found, expected = (
+        runs.train(runs.load(prepared, f"output_dir={tmp_path / name}", *shared, *hook), torch.device("cpu"))
+        for name, hook in (("masked", masked), ("mean", ["hook.name=mean"]))
+    )
+    assert all(torch.equal(found.tensors[k], expected.tensors[k]) for k in expected.tensors)
