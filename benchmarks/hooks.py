@@ -42,7 +42,7 @@ def make_inputs(
     for k in range(adapters):
         A, B = torch.randn(rank, width, generator=g) / width**0.5, 0.1 * torch.randn(width, rank, generator=g)
         a, b = (torch.randn(s, generator=g) + torch.randn(D, *s, generator=g) for s in ((rank, width), (width, rank)))
-        noise = torch.ones(2, D, dtype=torch.float64)
+        noise = torch.eye(D, dtype=torch.float64).expand(2, D, D)
         grads[f"adapter{k}"], factors[f"adapter{k}"] = DomainFactorGrads(a, b, noise), AdapterFactors(A, B, 2.0)
         aux[f"adapter{k}"] = DomainFactorGrads(0.1 * a, 0.1 * b)
     shapes = dict.fromkeys(grads, (width, width, rank))

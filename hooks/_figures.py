@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from igascale.hooks.base import DomainFactorGrads
+from igascale.linalg.gram import variance_over_domains
 from igascale.linalg.masks import domain_variance
 
 #: Caps ratios whose denominator may vanish.
@@ -40,17 +41,16 @@ def variance_sum(grads: DomainFactorGrads) -> Tensor:
 def noise_share(grads: DomainFactorGrads, variance: Tensor, row: int) -> Tensor:
     r"""The estimated share of a sum of variances that is sampling noise; NaN if unknown. An estimate may exceed 1.
 
-    .. math:: \frac1D \sum_n E\|\epsilon_n - \bar\epsilon\|^2 = \frac{D-1}{D} \cdot \frac1D \sum_n E\|\epsilon_n\|^2
+    .. math:: \frac1D \sum_n E\|\epsilon_n - \bar\epsilon\|^2
 
     Args:
-        grads: an adapter's gradients; :attr:`DomainFactorGrads.noise` holds :math:`E\|\epsilon_n\|^2`.
+        grads: an adapter's gradients; :attr:`DomainFactorGrads.noise` holds :math:`E\langle \epsilon_m, \epsilon_n\rangle`.
         variance: the sum, of what ``row`` of the noise speaks of.
         row: 0 for the reconstruction, 1 for the factors.
     """
     if grads.noise is None:
         return torch.full_like(variance, torch.nan)
-    D = len(grads.a)
-    noise = grads.noise[row].to(variance).mean() * (D - 1) / D
+    noise = variance_over_domains(grads.noise[row]).clamp_min(0).to(variance)
     return torch.where(variance > 0, noise / variance, torch.nan)
 
 

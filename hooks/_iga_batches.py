@@ -77,14 +77,15 @@ def _sketch_generator(batch: FactorBatch, choices: Choices, ctx: HookContext) ->
 def _stack_batch(
     fqns: list[str], grads: Mapping[str, DomainFactorGrads], adapters: Mapping[str, AdapterFactors]
 ) -> FactorBatch:
-    unknown_D = torch.full((len(grads[fqns[0]].a),), torch.nan, dtype=torch.float64)
+    D = len(grads[fqns[0]].a)
+    unknown_DD = torch.full((D, D), torch.nan, dtype=torch.float64)
     noises = [grads[f].noise for f in fqns]
     return FactorBatch(
         _stack([grads[f].a for f in fqns]),
         _stack([grads[f].b for f in fqns]),
         _stack([adapters[f].A for f in fqns]),
         _stack([adapters[f].B for f in fqns]),
-        torch.stack([unknown_D if noise is None else noise[0] for noise in noises]),
+        torch.stack([unknown_DD if noise is None else noise[0] for noise in noises]),
     )
 
 

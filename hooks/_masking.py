@@ -91,7 +91,7 @@ class MaskingHook(GradientHook):
                 "noise-dominated",
                 noise > 0.8,
                 f"{noise:.0%} of the variance between domains is sampling noise, not conflict. "
-                "Average more groups per step (train.gradient_accumulation_steps).",
+                "Average more groups per step.",
             ),
             (
                 "not a descent direction",

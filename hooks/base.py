@@ -40,10 +40,10 @@ class DomainFactorGrads:
     Attributes:
         a: ``[D, R, I]``, gradient of each domain's mean loss with respect to A, float32.
         b: ``[D, O, R]``, the same for B.
-        noise: ``[2, D]``, float64, or ``None`` where the hook does not ask (:attr:`GradientHook.uses_noise`): the estimated
-            squared sampling error of each domain's gradient, ``E ||x_n - E x_n||^2``. Row 0 is that of the
-            reconstruction ``b_n A + B a_n``, row 1 that of ``(a_n, b_n)`` as one vector. NaN where the step had fewer than
-            two micro-batches of a domain (see :mod:`igascale.noise`).
+        noise: ``[2, D, D]``, float64, or ``None`` where the hook does not ask (:attr:`GradientHook.uses_noise`): the estimated
+            covariances of the domains' sampling errors, ``E <e_m, e_n>``; 0 of the reconstruction ``b_n A + B a_n``, 1 of
+            ``(a_n, b_n)`` as one vector. NaN on the diagonal where the step had fewer than two micro-batches of a domain
+            (see :mod:`igascale.noise`).
     """
 
     a: Tensor

@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from igascale.adapters import LoraAdapter
 from igascale.hooks.base import DomainFactorGrads
-from igascale.noise import MicroBatchSquares
+from igascale.noise import MicroBatchGrams
 
 SETS = ("main", "aux")
 
@@ -54,10 +54,10 @@ class GradientCapture:
     Args:
         adapters: see :func:`igascale.adapters.find_adapters`.
         num_domains: D.
-        measure_noise: also keep squared norms of each micro-batch's gradients (:mod:`igascale.noise`).
+        measure_noise: also keep inner products of each micro-batch's gradients (:mod:`igascale.noise`).
 
     Attributes:
-        noise: those squared norms since the last :meth:`reset`, or ``None``.
+        noise: those inner products since the last :meth:`reset`, or ``None``.
     """
 
     def __init__(self, adapters: Mapping[str, LoraAdapter], num_domains: int, measure_noise: bool = False):
@@ -69,7 +69,7 @@ class GradientCapture:
         self._rows: _Rows | None = None
         self._sums: dict[str, dict[tuple[str, str], Tensor]] = {}
         self._measure_noise = measure_noise
-        self.noise: MicroBatchSquares | None = None
+        self.noise: MicroBatchGrams | None = None
         self.reset()
 
     def __enter__(self) -> GradientCapture:
@@ -145,7 +145,7 @@ class GradientCapture:
     def reset(self) -> None:
         """Start again from zero, in new tensors."""
         self._sums = {name: {} for name in SETS}
-        self.noise = MicroBatchSquares(self._num_domains) if self._measure_noise else None
+        self.noise = MicroBatchGrams(self._num_domains) if self._measure_noise else None
 
     def _accumulator(self, into: str, fqn: str, factor: str, like: Tensor) -> Tensor:
         held = self._sums[into]

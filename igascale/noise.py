@@ -1,18 +1,21 @@
 r"""How much of the difference between domains is sampling noise, estimated from the micro-batches of one step.
 
-Domain n's gradient x is the weighted mean of its micro-batch gradients x_m (weights w_m: the tokens, or instances, that
-micro-batch m holds of it; W their sum). If ``Var x_m = s^2 / w_m``, as for sums of independent terms, then
+Domain n's gradient x_n is the weighted mean of its micro-batch gradients x_nm (weights w_nm: the tokens, or instances, that
+micro-batch m holds of it; W_n their sum). With the errors of a micro-batch as variable as ``1 / w_nm``, as for sums of
+independent terms, the covariance of two domains' errors is estimated without bias by
 
 .. math::
-    \hat s^2 = \frac{1}{M - 1} \sum_m w_m \|x_m - x\|^2, \qquad
-    \operatorname{Var} x \approx \frac{\hat s^2}{W} = \frac{1}{M - 1} \Big( \frac1W \sum_m w_m \|x_m\|^2 - \|x\|^2 \Big)
+    C_{nk} = \frac{1}{M - 1} \sum_m \frac{\sqrt{w_{nm} w_{km}}}{\sqrt{W_n W_k}} \langle x_{nm} - x_n, x_{km} - x_k \rangle
+    \approx \frac{1}{M - 1} \Big( \frac{\sum_m \sqrt{w_{nm} w_{km}}\, \langle x_{nm}, x_{km} \rangle}{\sqrt{W_n W_k}}
+    - \frac{\sum_m \sqrt{w_{nm} w_{km}}}{\sqrt{W_n W_k}} \langle x_n, x_k \rangle \Big)
 
-so only squared norms must be kept of each micro-batch, and for the reconstruction ``b A + B a`` they are traces of R x R
-Grams. The noise in the variance over domains is then :math:`\frac{D-1}{D} \cdot` the mean over domains.
+(exactly equal where the domains' shares of every micro-batch are the same, and for n = k always). So only D x D inner
+products must be kept of a micro-batch, and for the reconstruction ``b A + B a`` they come from R x R products. The noise in the
+variance over domains is :math:`\operatorname{tr} C / D - \mathbf 1^\top C \mathbf 1 / D^2`.
 
-It takes the domains' errors as independent. The instances of an isomer group share their problem, so their errors are
-positively correlated and part of the noise cancels in the variance: the estimate errs on the high side. Ranks count as
-micro-batches too.
+The covariances between domains matter: the instances of an isomer group share their problem, so their errors are alike and
+cancel in the variance. That is seen where a micro-batch holds whole groups; where groups are cut apart the errors count
+as independent and the noise comes out too high. Ranks count as micro-batches too.
 
 Shape legend: D domains, R LoRA rank, I in-features, O out-features, N adapters.
 """
@@ -25,84 +28,76 @@ import torch
 from torch import Tensor
 
 from igascale.adapters import LoraAdapter
+from igascale.linalg.gram import reconstruction_grams
 
 
 @dataclass
-class MicroBatchSquares:
-    r"""Sums over this rank's micro-batches of :math:`w_m \|x_m\|^2`.
+class MicroBatchGrams:
+    r"""Sums over this rank's micro-batches of :math:`\sqrt{w_{nm} w_{km}}\, \langle x_{nm}, x_{km} \rangle`.
 
     Attributes:
         num_domains: D.
-        squares: per adapter ``[2, D]``, float64; row 0 of the reconstruction, row 1 of ``(a, b)`` as one vector.
-        counts: ``[D]``, float64, micro-batches that held something of each domain.
+        grams: per adapter ``[2, D, D]``, float64; 0 of the reconstructions, 1 of ``(a, b)`` as one vector.
+        overlap: ``[D, D]``, float64, sums of ``sqrt(w_nm w_km)``.
+        counts: ``[D, D]``, float64, micro-batches that held something of both domains.
     """
 
     num_domains: int
-    squares: dict[str, Tensor] = field(default_factory=dict)
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    overlap: Tensor = field(init=False)
     counts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.counts = torch.zeros(self.num_domains, dtype=torch.float64)
-        self._inverse_D = torch.zeros(self.num_domains, dtype=torch.float64)
-        self._waiting: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.overlap, self.counts = torch.zeros(2, self.num_domains, self.num_domains, dtype=torch.float64)
+        self._scale_D11 = torch.zeros(self.num_domains, 1, 1)
+        self._waiting: dict[str, Tensor] = {}
         self._seen: set[str] = set()
-        self._factor_grams: dict[str, tuple[Tensor, Tensor]] = {}
 
     def begin(self, weight_D: Tensor) -> None:
         """A micro-batch begins; ``weight_D`` is what it holds of each domain."""
-        weight_D = weight_D.double().cpu()
-        self.counts += weight_D > 0
-        self._inverse_D = torch.where(weight_D > 0, 1 / torch.where(weight_D > 0, weight_D, 1.0), 0.0)
+        root_D = weight_D.double().cpu().sqrt()
+        self.overlap += torch.outer(root_D, root_D)
+        self.counts += torch.outer(root_D, root_D) > 0
+        self._scale_D11 = torch.where(root_D > 0, 1 / torch.where(root_D > 0, root_D, 1.0), 0.0).float()[:, None, None]
         self._waiting.clear()
         self._seen.clear()
 
     def add(self, fqn: str, factor: str, sum_DXX: Tensor, adapter: LoraAdapter) -> None:
         """Take in one factor's sums over the micro-batch; B's come before A's, as the backward pass runs."""
-        if fqn not in self._factor_grams:  # the factors do not change within a step
-            A, B = adapter.A.detach().float(), adapter.B.detach().float()
-            self._factor_grams[fqn] = (A @ A.T, B.T @ B)
-        AAt_RR, BtB_RR = self._factor_grams[fqn]
-        if factor == "b":
-            hat_D = (torch.matmul(sum_DXX.mT, sum_DXX) * AAt_RR).sum((1, 2))
-            Btb_DRR = torch.matmul(adapter.B.detach().float().T, sum_DXX)
-            self._waiting[fqn] = (hat_D, sum_DXX.square().sum((1, 2)), Btb_DRR)
-            if adapter.A.requires_grad:
-                return
-            hat_D, plain_D, _ = self._waiting.pop(fqn)
-        else:
-            hat_b_D, plain_b_D, Btb_DRR = self._waiting.pop(fqn)
-            aAt_DRR = torch.matmul(sum_DXX, adapter.A.detach().float().T)
-            hat_a_D = (torch.matmul(sum_DXX, sum_DXX.mT) * BtB_RR).sum((1, 2))
-            hat_D = hat_b_D + hat_a_D + 2 * (Btb_DRR * aAt_DRR).sum((1, 2))
-            plain_D = plain_b_D + sum_DXX.square().sum((1, 2))
-        both_2D = torch.stack([hat_D, plain_D]).double() * self._inverse_D.to(hat_D.device)
+        if factor == "b" and adapter.A.requires_grad:
+            self._waiting[fqn] = sum_DXX
+            return
+        A_RI, B_OR = adapter.A.detach().float(), adapter.B.detach().float()
+        b_DOR = sum_DXX if factor == "b" else self._waiting.pop(fqn)
+        a_DRI = sum_DXX if factor == "a" else A_RI.new_zeros(self.num_domains, *A_RI.shape)
+        scale_D11 = self._scale_D11.to(sum_DXX.device)
+        gram = reconstruction_grams(a_DRI * scale_D11, b_DOR * scale_D11, A_RI, B_OR)
         if (
             fqn in self._seen
         ):  # a module that ran twice: the parts of its gradient cannot be told from two micro-batches
-            both_2D = torch.full_like(both_2D, torch.nan)
+            gram = torch.full_like(gram, torch.nan)
         self._seen.add(fqn)
-        self.squares[fqn] = self.squares[fqn] + both_2D if fqn in self.squares else both_2D
+        self.grams[fqn] = self.grams[fqn] + gram if fqn in self.grams else gram
 
 
-def sampling_noise(squares_N2D: Tensor, counts_D: Tensor, total_D: Tensor, mean_sq_N2D: Tensor) -> Tensor:
-    """The estimated squared sampling error of each domain's gradient; see the module.
+def sampling_noise(
+    grams_N2DD: Tensor, overlap_DD: Tensor, counts_DD: Tensor, total_D: Tensor, mean_grams_N2DD: Tensor
+) -> Tensor:
+    """The estimated covariances of the domains' sampling errors; see the module.
 
     Args:
-        squares_N2D: sums of :class:`MicroBatchSquares` over ranks.
-        counts_D: micro-batches over ranks.
+        grams_N2DD: sums of :class:`MicroBatchGrams` over ranks.
+        overlap_DD: the same of its overlap.
+        counts_DD: the same of its counts.
         total_D: W.
-        mean_sq_N2D: squared norms of the domains' mean gradients.
+        mean_grams_N2DD: inner products of the domains' mean gradients.
 
     Returns:
-        ``[N, 2, D]``, float64; NaN where there are fewer than two micro-batches.
+        ``[N, 2, D, D]``, float64. NaN on the diagonal of a domain with fewer than two micro-batches; 0 between two domains
+        that met in fewer than two.
     """
-    free_D = torch.where(counts_D > 1, counts_D - 1, torch.nan)
-    return (squares_N2D / total_D - mean_sq_N2D).clamp_min(0) / free_D
-
-
-def squared_norms(a_DRI: Tensor, b_DOR: Tensor, A_RI: Tensor, B_OR: Tensor) -> Tensor:
-    """``||b_n A + B a_n||^2`` by R x R Grams (row 0) and ``||a_n||^2 + ||b_n||^2`` (row 1): ``[2, D]``, float64."""
-    hat_D = (torch.matmul(b_DOR.mT, b_DOR) * (A_RI @ A_RI.T)).sum((1, 2))
-    hat_D = hat_D + (torch.matmul(a_DRI, a_DRI.mT) * (B_OR.T @ B_OR)).sum((1, 2))
-    hat_D = hat_D + 2 * (torch.matmul(B_OR.T, b_DOR) * torch.matmul(a_DRI, A_RI.T)).sum((1, 2))
-    return torch.stack([hat_D, a_DRI.square().sum((1, 2)) + b_DOR.square().sum((1, 2))]).double()
+    root_DD = torch.outer(total_D, total_D).sqrt()
+    free_DD = torch.where(counts_DD > 1, counts_DD - 1, torch.nan)
+    covariance = (grams_N2DD - overlap_DD * mean_grams_N2DD) / root_DD / free_DD
+    diagonal = torch.eye(len(total_D), dtype=torch.bool)
+    return torch.where(diagonal, covariance.clamp_min(0), torch.where(counts_DD > 1, covariance, 0.0))

@@ -18,8 +18,8 @@ from igascale.contract.result import find_fault
 from igascale.engine import Engine
 from igascale.errors import UserError
 from igascale.hooks.base import DomainFactorGrads, FactorGrads, GradientHook, HookContext
-from igascale.linalg.gram import adapter_grams
-from igascale.noise import MicroBatchSquares, sampling_noise, squared_norms
+from igascale.linalg.gram import adapter_grams, reconstruction_grams
+from igascale.noise import MicroBatchGrams, sampling_noise
 
 
 @dataclass
@@ -71,7 +71,7 @@ def take_step(
     max_grad_norm: float | None,
     aux_sums: Mapping[str, DomainFactorGrads] | None = None,
     aux_value_D: Tensor | None = None,
-    noise: MicroBatchSquares | None = None,
+    noise: MicroBatchGrams | None = None,
 ) -> StepReport:
     """Combine what was captured and take the optimizer step.
 
@@ -88,7 +88,7 @@ def take_step(
         max_grad_norm: clip the combined gradient to this norm over all adapters, or ``None``.
         aux_sums: the same as ``sums`` for the hook's auxiliary statistic.
         aux_value_D: ``[D]``, this rank's sums of that statistic.
-        noise: squared norms of this rank's micro-batches, for a hook with ``uses_noise``.
+        noise: inner products of this rank's micro-batches, for a hook with ``uses_noise``.
 
     Returns:
         What happened. With a NaN or an infinity anywhere, on any rank, every rank skips the step: parameters and
@@ -144,20 +144,23 @@ def take_step(
 
 
 def _with_noise(
-    engine: Engine, owned: Mapping[str, DomainFactorGrads], noise: MicroBatchSquares, total_D: Tensor
+    engine: Engine, owned: Mapping[str, DomainFactorGrads], noise: MicroBatchGrams, total_D: Tensor
 ) -> dict[str, DomainFactorGrads]:
     """The gradients with the estimated sampling error of each, from the micro-batches of all ranks."""
     D = len(total_D)
-    unknown_2D = torch.full((2, D), math.nan, dtype=torch.float64, device=engine.device)
-    squares_N2D = torch.stack([noise.squares.get(fqn, unknown_2D) for fqn in engine.adapters]).cpu()
-    *squares, counts_2D = engine.comm.sum(torch.cat([squares_N2D, noise.counts.expand(1, 2, D)]))
+    unknown_2DD = torch.full((2, D, D), math.nan, dtype=torch.float64, device=engine.device)
+    grams_N2DD = torch.stack([noise.grams.get(fqn, unknown_2DD) for fqn in engine.adapters]).cpu()
+    *grams, (overlap_DD, counts_DD) = engine.comm.sum(
+        torch.cat([grams_N2DD, torch.stack([noise.overlap, noise.counts])[None]])
+    )
     if not owned:
         return {}
-    by_fqn = dict(zip(engine.adapters, squares))
+    by_fqn = dict(zip(engine.adapters, grams))
     factors = engine.factors(list(owned))
-    norms_N2D = torch.stack([squared_norms(g.a, g.b, factors[fqn].A, factors[fqn].B) for fqn, g in owned.items()]).cpu()
-    noise_N2D = sampling_noise(torch.stack([by_fqn[fqn] for fqn in owned]), counts_2D[0], total_D, norms_N2D)
-    return {fqn: replace(g, noise=noise_2D) for (fqn, g), noise_2D in zip(owned.items(), noise_N2D)}
+    means = [reconstruction_grams(g.a, g.b, factors[fqn].A, factors[fqn].B) for fqn, g in owned.items()]
+    owned_grams = torch.stack([by_fqn[fqn] for fqn in owned])
+    noise_N2DD = sampling_noise(owned_grams, overlap_DD, counts_DD, total_D, torch.stack(means).cpu())
+    return {fqn: replace(g, noise=noise_2DD) for (fqn, g), noise_2DD in zip(owned.items(), noise_N2DD)}
 
 
 def _compare_domains(engine: Engine, owned: Mapping[str, DomainFactorGrads], report: StepReport) -> None:

@@ -155,7 +155,7 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
         grads[fqn] = DomainFactorGrads(
             torch.randn(len(domains), *a.shape, generator=generator) * adapter.A.requires_grad,
             torch.randn(len(domains), *b.shape, generator=generator),
-            torch.full((2, len(domains)), torch.nan, dtype=torch.float64) if hook.uses_noise else None,
+            torch.full((2, len(domains), len(domains)), torch.nan, dtype=torch.float64) if hook.uses_noise else None,
         )
     losses = torch.ones(len(domains), dtype=torch.float64)
     shapes = {fqn: (a.out_features, a.in_features, a.rank) for fqn, a in student.adapters.items()}

@@ -133,7 +133,7 @@ def _scaled_by(factor_D: Tensor, only: str | None = None) -> Callable[[str, Doma
         if only not in (None, fqn):
             return g
         f_D11 = factor_D[:, None, None]
-        noise = None if g.noise is None else g.noise * factor_D.double().square()
+        noise = None if g.noise is None else g.noise * torch.outer(factor_D, factor_D).double()
         return DomainFactorGrads(g.a * f_D11, g.b * f_D11, noise)
 
     return scaled

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
+from igascale.linalg.gram import reconstruction_grams
 
 #: Adapter -> (O, I, R). Two share a shape, one has a rank of its own.
 SHAPES = {
@@ -66,7 +67,9 @@ class Case:
         index = torch.tensor(order)
 
         def reorder(g: DomainFactorGrads) -> DomainFactorGrads:
-            return DomainFactorGrads(g.a[index], g.b[index], None if g.noise is None else g.noise[:, index])
+            return DomainFactorGrads(
+                g.a[index], g.b[index], None if g.noise is None else g.noise[:, index][:, :, index]
+            )
 
         old = self.context
         context = replace(
@@ -124,10 +127,7 @@ def _factor_grads(
     common_OI = torch.randn(len(B), A.shape[1], generator=generator)
     G_DOI = common_OI + 0.7 * torch.randn(domains, *common_OI.shape, generator=generator)
     a, b = s * B.T @ G_DOI, s * G_DOI @ A.T
-    noise = None
-    if with_noise:
-        squares = ((b @ A + B @ a).square(), torch.cat([a.flatten(1), b.flatten(1)], 1).square())
-        noise = 0.1 * torch.stack([x.flatten(1).sum(1).double() for x in squares])
+    noise = 0.1 * reconstruction_grams(a, b, A, B) if with_noise else None
     return DomainFactorGrads(a, b, noise)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from igascale.linalg import extraction as extract
 from igascale.linalg.contrasts import Contrasts, build_contrasts
+from igascale.linalg.gram import variance_over_domains
 from igascale.linalg.masks import VarianceNorm
 from igascale.linalg.projection import sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask, ShuffledMask, SignMask
@@ -63,14 +64,14 @@ class FactorBatch:
         b_NDOR: gradients with respect to B.
         A_NRI: the factors.
         B_NOR: the factors.
-        noise_ND: estimated squared sampling errors of the reconstructions, float64; NaN where not known.
+        noise_NDD: estimated covariances of the reconstructions' sampling errors, float64; NaN where not known.
     """
 
     a_NDRI: Tensor
     b_NDOR: Tensor
     A_NRI: Tensor
     B_NOR: Tensor
-    noise_ND: Tensor
+    noise_NDD: Tensor
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def align(
         workspace: for the working buffers.
     """
     contrasts = build_contrasts(batch.a_NDRI, batch.b_NDOR, batch.A_NRI, batch.B_NOR)
-    noise_share_N = _noise_share(contrasts, batch.noise_ND)
+    noise_share_N = _noise_share(contrasts, batch.noise_NDD)
     mask = _build_mask(batch, contrasts, choices, noise_share_N)
     if shuffles is not None:
         mask = ShuffledMask(contrasts, mask, shuffles, plan.rows)
@@ -129,11 +130,11 @@ def align(
     return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N)
 
 
-def _noise_share(contrasts: Contrasts, noise_ND: Tensor) -> Tensor:
-    """Share of ``sum V`` that is sampling noise: the domains' errors, less what their mean takes away."""
-    D = noise_ND.shape[1]
+def _noise_share(contrasts: Contrasts, noise_NDD: Tensor) -> Tensor:
+    """Share of ``sum V`` that is sampling noise."""
     variance_N = contrasts.variance_sum_N * contrasts.scale_N.double() ** 2
-    return noise_ND.mean(1).to(variance_N) * ((D - 1) / D) / torch.where(variance_N > 0, variance_N, torch.nan)
+    noise_N = variance_over_domains(noise_NDD).clamp_min(0).to(variance_N)
+    return noise_N / torch.where(variance_N > 0, variance_N, torch.nan)
 
 
 def _build_mask(batch: FactorBatch, contrasts: Contrasts, choices: Choices, noise_share_N: Tensor) -> TileMask:

@@ -1,6 +1,7 @@
+# ruff: noqa: E741 -- O and I are the shape letters of the project
 """Inner products between the domains' gradients.
 
-Shape legend: N adapters, D domains, P elements of one factor.
+Shape legend: N adapters, D domains, P elements of one factor, R LoRA rank, I in-features, O out-features.
 """
 
 from __future__ import annotations
@@ -38,3 +39,41 @@ def _parts(x_DP: Tensor) -> list[Tensor]:
     if whole < P:
         parts.append((x_DP[:, whole:] @ x_DP[:, whole:].T).double())
     return parts
+
+
+def reconstruction_grams(a_DRI: Tensor, b_DOR: Tensor, A_RI: Tensor, B_OR: Tensor) -> Tensor:
+    r"""The Gramians of the reconstructions ``b_n A + B a_n`` and of ``(a_n, b_n)``, from R x R products.
+
+    .. math::
+        \langle b_m A + B a_m,\, b_n A + B a_n \rangle = \langle b_m^\top b_n, A A^\top \rangle
+        + \langle a_m a_n^\top, B^\top B \rangle + \langle B^\top b_m, a_n A^\top \rangle + \langle a_m A^\top, B^\top b_n \rangle
+
+    Args:
+        a_DRI: gradients with respect to A.
+        b_DOR: gradients with respect to B.
+        A_RI: the factor.
+        B_OR: the factor.
+
+    Returns:
+        ``[2, D, D]``, float64: of the reconstructions, of the factors.
+    """
+    D, R, I = a_DRI.shape
+    a_PI, b_OP = a_DRI.reshape(D * R, I), b_DOR.transpose(0, 1).reshape(-1, D * R)
+    aa_DRDR, bb_DRDR = (a_PI @ a_PI.T).view(D, R, D, R), (b_OP.T @ b_OP).view(D, R, D, R)
+    hat_DD = torch.einsum("mrns,rs->mn", aa_DRDR, B_OR.T @ B_OR) + torch.einsum("mrns,rs->mn", bb_DRDR, A_RI @ A_RI.T)
+    cross_DD = torch.einsum("mrs,nrs->mn", torch.matmul(B_OR.T, b_DOR), torch.matmul(a_DRI, A_RI.T))
+    plain_DD = torch.einsum("mrnr->mn", aa_DRDR) + torch.einsum("mrnr->mn", bb_DRDR)
+    return torch.stack([hat_DD + cross_DD + cross_DD.T, plain_DD]).double()
+
+
+def variance_over_domains(gram_DD: Tensor) -> Tensor:
+    r"""The population variance of D vectors, summed over their elements, :math:`\frac1D \sum_n \|x_n - \bar x\|^2`.
+
+    Args:
+        gram_DD: ``[..., D, D]``, their inner products.
+
+    Returns:
+        ``[...]``. With the covariances of errors for inner products: the expectation of the errors' variance.
+    """
+    D = gram_DD.shape[-1]
+    return gram_DD.diagonal(dim1=-2, dim2=-1).sum(-1) / D - gram_DD.sum((-2, -1)) / D**2

@@ -212,7 +212,8 @@ class Recorder(GradientHook):
 def test_noise_is_measured_with_the_weights_of_the_loss():
     """As the capture measures it where the weights are known beforehand, and another figure than with equal ones."""
     from igascale.adapters import find_adapters
-    from igascale.noise import sampling_noise, squared_norms
+    from igascale.linalg.gram import reconstruction_grams
+    from igascale.noise import sampling_noise
 
     model, batches, hook = tiny_peft(), make_batches(3), Recorder()
     run_loop(model, torch.optim.SGD(factors(model), lr=0.0), [batches], hook=hook)
@@ -227,8 +228,8 @@ def test_noise_is_measured_with_the_weights_of_the_loss():
             sums, noise = capture.sums(), capture.noise
         for fqn, adapter in adapters.items():
             a, b = (t / weight_D[:, None, None].float() for t in (sums[fqn].a, sums[fqn].b))
-            mean_sq = squared_norms(a, b, adapter.A.detach(), adapter.B.detach())
-            expected = sampling_noise(noise.squares[fqn], noise.counts, weight_D, mean_sq)
+            means = reconstruction_grams(a, b, adapter.A.detach(), adapter.B.detach())
+            expected = sampling_noise(noise.grams[fqn], noise.overlap, noise.counts, weight_D, means)
             assert bool(expected.isfinite().all())
             assert torch.allclose(hook.noise[fqn], expected, rtol=1e-3) == agree
 

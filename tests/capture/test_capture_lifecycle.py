@@ -179,7 +179,7 @@ def test_frozen_factors():
     for fqn in adapters:
         assert part[fqn].a.count_nonzero() == 0
         torch.testing.assert_close(part[fqn].b, whole[fqn].b, rtol=1e-5, atol=1e-6)
-    assert frozen.noise.squares.keys() == adapters.keys()
+    assert frozen.noise.grams.keys() == adapters.keys()
     for adapter in adapters.values():
         adapter.B.requires_grad_(False)
     with pytest.raises(RuntimeError, match=r"layers\.0\.self_attn\.q_proj: its LoRA weights are frozen"):

@@ -62,7 +62,7 @@ def with_noise(grads, share):
         ghat = reconstruct(g.a, g.b, A, B)
         D = len(g.a)
         total = ghat.var(0, correction=0).sum() * D / (D - 1)
-        noise = torch.stack([torch.full((D,), float(total) * share[k]), torch.full((D,), math.nan)])
+        noise = torch.stack([torch.eye(D) * float(total) * share[k] + 3.0, torch.full((D, D), math.nan)])
         out[fqn] = DomainFactorGrads(g.a, g.b, noise.double())
     return out
 

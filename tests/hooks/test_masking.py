@@ -319,8 +319,9 @@ def test_gate_without_the_noise(space, row):
     parts = [reconstruct(g.a, g.b, f.A, f.B)] if space == "weight" else [g.a, g.b]
     V = sum(x.var(0, correction=0).sum() for x in parts)
     for share in (0.0, 0.4, 1.0, 1.7):
-        noise = torch.full((2, 4), 1e30, dtype=torch.float64)
-        noise[row] = share * V * 4 / 3 * torch.tensor([0.5, 1.5, 0.0, 2.0], dtype=torch.float64)  # of mean 1
+        noise = torch.full((2, 4, 4), 1e30, dtype=torch.float64)
+        alone = share * V * 4 / 3 * torch.tensor([0.5, 1.5, 0.0, 2.0], dtype=torch.float64).diag()  # of mean 1
+        noise[row] = alone + 7.0 * V  # what all domains err by alike cancels
         noisy = DomainFactorGrads(g.a, g.b, noise)
         out, kept = only(Gate(space=space, remove_noise=True), noisy, f), only(Gate(space=space), noisy, f)
         assert float(out.stats["mean_mask"]) == pytest.approx(math.exp(-0.5 * gir * max(0.0, 1 - share)), rel=1e-10)
@@ -328,7 +329,7 @@ def test_gate_without_the_noise(space, row):
         for stats in (out.stats, kept.stats):
             assert float(stats["noise_share"]) == pytest.approx(share, rel=1e-10)
             assert float(stats["gir"]) == pytest.approx(gir, rel=1e-10)
-    for unknown in (None, torch.full((2, 4), torch.nan, dtype=torch.float64)):
+    for unknown in (None, torch.full((2, 4, 4), torch.nan, dtype=torch.float64)):
         out = only(Gate(space=space, remove_noise=True), DomainFactorGrads(g.a, g.b, unknown), f)
         assert float(out.stats["mean_mask"]) == pytest.approx(math.exp(-0.5 * gir), rel=1e-10)
         assert math.isnan(out.stats["noise_share"])
@@ -341,7 +342,7 @@ def test_noise_share_of_domains_that_differ_by_noise_alone_is_one():
     for _ in range(20):
         a = torch.randn(R, I) + sigma * torch.randn(3, R, I)
         b = torch.randn(O, R) + sigma * torch.randn(3, O, R)
-        noise = (sigma.flatten() ** 2 * R * (I + O)).double().expand(2, 3)
+        noise = (sigma.flatten() ** 2 * R * (I + O)).double().diag().expand(2, 3, 3)
         shares.append(float(only(AndMask(), DomainFactorGrads(a, b, noise)).stats["noise_share"]))
     assert np.mean(shares) == pytest.approx(1.0, abs=0.02)
 

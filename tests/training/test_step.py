@@ -150,7 +150,7 @@ def test_noise_share_needs_two_micro_batches_and_equals_the_spread_of_groups(pat
         x = torch.stack(hats)
         mean = (w * x).sum(0) / w.sum()
         expected = (w * (x - mean).square()).sum() / (w.sum() * (len(groups) - 1))
-        assert float(seen["grads"][fqn].noise[0, n]) == pytest.approx(float(expected), rel=1e-3)
+        assert float(seen["grads"][fqn].noise[0, n, n]) == pytest.approx(float(expected), rel=1e-3)
 
 
 class DummyScale(GradientHook):
