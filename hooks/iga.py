@@ -37,27 +37,27 @@ class InvariantGradientAlignment(FactorMaskHook):
 
     Differs from the paper: ``preset="paper"`` follows it to the letter. The default makes the mask scale-free, replaces
     Eq. 10 by a least-squares inverse that gives the plain mean at ``tau = 0``, and keeps Adam from dividing the mask
-    away. What is ``None`` comes from the preset. The figures of each step are explained in docs/method.md.
+    away. The defaults below are the preset ``default``'s. The figures of a step are explained in docs/method.md.
 
     Args:
         preset: ``default``; ``paper``, to the letter; ``paper-stable``, the paper's mask with the default's extraction.
-        space: mask the reconstruction (``weight``) or the gradients of A and B (``factor``, "LoRA grad only").
-        mask: ``exp``; ``and`` or ``sand`` keep by agreement of signs (the ablation "w/o continuous mask").
-        variance_norm: u is V (``none``), V / mean V (``mean``), V / gbar^2 (``relative``), V / (gbar^2 + mean V)
+        space: mask the reconstruction (``weight``, default) or the gradients of A and B (``factor``, "LoRA grad only").
+        mask: ``exp`` (default); ``and`` or ``sand`` keep by agreement of signs (the ablation "w/o continuous mask").
+        variance_norm: u is V (``none``), V / mean V (``mean``), V / gbar^2 (``relative``, default), V / (gbar^2 + mean V)
             (``smoothed``) or V / (gbar^2 + V) (``fraction``).
-        tau: strength of the mask, >= 0, or ``auto``: search for ``target_change``, then hold.
-        target_change: relative change of the mean gradient that ``tau: auto`` looks for.
+        tau: strength of the mask, >= 0 (default .5), or ``auto``: search for ``target_change``, then hold.
+        target_change: relative change of the mean gradient that ``tau: auto`` looks for (default .3).
         threshold: agreement of signs that ``and`` (1) and ``sand`` (0.5) ask for, in [0, 1].
         sharpness: k of ``sand``: 10 with ``variance_norm: none`` as published, else 1 (10 would be an AND-mask).
-        remove_noise: take the estimated sampling noise out of V, one share per adapter.
-        projection: ``svd``, randomized, or ``none``, one exact pass.
-        rank: singular triplets kept: a number, ``R`` (the adapter's rank) or ``2R``.
-        oversampling: columns of the sketch beyond the rank, >= 0.
-        power_iters: power iterations of the sketch, >= 0.
+        remove_noise: take the estimated sampling noise out of V, one share per adapter (default false).
+        projection: ``svd`` (default), randomized, or ``none``, one exact pass.
+        rank: singular triplets kept: a number, ``R`` (the adapter's rank) or ``2R`` (default).
+        oversampling: columns of the sketch beyond the rank, >= 0 (default 10).
+        power_iters: power iterations of the sketch, >= 0 (default 1).
         extraction: ``paper`` (Eq. 10), ``aligned`` (Eq. 10 turned towards the mean), ``pullback`` (chain rule) or
-            ``anchored`` (least squares).
-        rho: strength of the anchor of ``anchored``, > 0, in units of the mean eigenvalues of ``B^T B`` and ``A A^T``.
-        second_moment: ``adam``, or ``max``: Adam's v follows the larger of this and the plain mean gradient.
+            ``anchored`` (least squares, default).
+        rho: anchor of ``anchored``, > 0 (default .1), in units of the mean eigenvalues of ``B^T B`` and ``A A^T``.
+        second_moment: ``adam``, or ``max`` (default): Adam's v follows the larger of this and the plain mean gradient.
         shuffled: control: the mask's values in random places of the adapter; holds a whole mask in memory.
         memory_mb: bound on the masked matrix and the working buffers, MiB. Beyond it an adapter at work holds its
             contrasts, ``D * 2R * (O + I)`` numbers, and at most six sketches of ``(2R + oversampling) * (O + I)``.
