@@ -6,6 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from igascale.hooks.base import FactorGrads
+
 
 class AutoTau:
     r"""Multiplies tau by ``target / change`` while that is far from one, by a power of it when near, then never again.
@@ -20,30 +25,38 @@ class AutoTau:
     Attributes:
         tau: in force now.
         held: whether the search is over.
+        found: whether it ended in this step.
     """
 
-    FAR = math.log(2.0)
+    FAR = math.log(3.0)
     #: One step changes tau by this factor at most: a single odd batch must not throw it away.
     LARGEST = math.log(10.0)
     #: Near the target: the power of a step, the memory of the average error, and when that is small enough.
-    POWER, MEMORY, CLOSE, LEAST_STEPS = 0.3, 0.8, math.log(1.1), 10
+    POWER, MEMORY, CLOSE, LEAST_STEPS = 0.2, 0.9, math.log(1.1), 20
 
     def __init__(self, target: float, start: float) -> None:
         self.target, self.tau, self.held = target, start, False
         self._near, self._error = 0, 0.0
+        self.found = False
 
-    def observe(self, change: float) -> None:
-        """Learn the relative change that the current tau made; one that is zero or not finite teaches nothing."""
-        if self.held or not math.isfinite(change) or change <= 0:
+    def observe(self, change: float, conflict: bool = True) -> None:
+        """Learn the relative change that the current tau made; one that is not finite teaches nothing.
+
+        Args:
+            change: of the step.
+            conflict: whether there was anything to mask. If so, no change at all means that the mask was rounded to one.
+        """
+        self.found = False
+        if self.held or not math.isfinite(change) or (change <= 0 and not conflict):
             return
-        error = math.log(self.target / change)
+        error = math.log(self.target / change) if change > 0 else self.LARGEST
         if abs(error) > self.FAR:
             self._near, self._error = 0, 0.0
             self.tau *= math.exp(min(max(error, -self.LARGEST), self.LARGEST))
             return
         self._near += 1
         self._error = self.MEMORY * self._error + (1 - self.MEMORY) * error
-        self.held = self._near >= self.LEAST_STEPS and abs(self._error) < self.CLOSE
+        self.held = self.found = self._near >= self.LEAST_STEPS and abs(self._error) < self.CLOSE
         if not self.held:
             self.tau *= math.exp(self.POWER * error)
 
@@ -55,3 +68,15 @@ class AutoTau:
         """Go on where a checkpoint stopped."""
         self.tau, self.held = float(state["tau"]), bool(state["held"])
         self._near, self._error = int(state["near"]), float(state["error"])
+
+
+def search_sums(combined: Mapping[str, FactorGrads], chosen: Mapping[str, Any]) -> Tensor:
+    """Of the adapters given: summed relative change, how many have something to mask, how many there are; ``[3]``."""
+    if not combined:
+        return torch.zeros(3, dtype=torch.float64)
+    names = ("relative_change", "gir", "noise_share")
+    figures_N3 = torch.stack([torch.stack([g.stats[n].double() for n in names]) for g in combined.values()]).cpu()
+    change_N, gir_N, noise_N = figures_N3.unbind(1)
+    # Where all of the variance is noise, and that is removed, there is nothing to mask whatever tau is.
+    conflict_N = (gir_N > 0) & ~((noise_N >= 1) & chosen["remove_noise"])
+    return torch.stack([change_N.sum(), conflict_N.double().sum(), torch.tensor(float(len(combined))).double()])

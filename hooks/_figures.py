@@ -23,9 +23,11 @@ def figures(
     mean, result = (torch.cat([t.flatten() for t in pair]).double() for pair in (means, results))
     mean_sq, norms = mean.square().sum(), mean.norm() * result.norm()
     variance = variance_sum(grads)
-    mask = torch.cat([m.flatten() for m in masks])
+    # Where every domain's gradient is zero (all of A's at B = 0) there is nothing to mask and nothing to count.
+    live = torch.cat([(x != 0).any(0).flatten() for x in (grads.a, grads.b)])
+    mask = torch.cat([m.flatten() for m in masks]).double()
     return {
-        "mean_mask": mask.mean(dtype=torch.float64),
+        "mean_mask": torch.where(live.any(), (mask * live).sum() / live.sum().clamp_min(1), mask.mean()),
         "relative_change": ratio((result - mean).norm(), mean.norm()),
         "gir": ratio(variance, mean_sq),
         "noise_share": noise_share(grads, variance, row=1),

@@ -53,29 +53,37 @@ def strengthen(chosen: dict[str, Any]) -> str:
     """What makes an inactive mask stronger."""
     if chosen["mask"] != "exp":
         return "Raise threshold."
+    if chosen["remove_noise"]:
+        return "Where all of the variance is noise, remove_noise leaves nothing to mask; else raise tau."
     return "Raise tau." if chosen["variance_norm"] != "none" else "Use variance_norm='relative', or tau='auto'."
 
 
-def alarms(chosen: dict[str, Any], value: dict[str, float], auto: AutoTau | None) -> dict[str, str]:
-    """What the projection, the extraction and the search for tau have to say about a step, with the remedy."""
+def alarms(
+    told: dict[str, str], chosen: dict[str, Any], value: dict[str, float], auto: AutoTau | None
+) -> dict[str, str]:
+    """With what the projection, the extraction and the search for tau have to say about a step, and the remedy.
+
+    Args:
+        told: what is said of any mask. While the search goes on the mask's strength is nobody's choice.
+        chosen: the hook's choices.
+        value: the figures of the step.
+        auto: the search.
+    """
+    if auto is not None and not auto.held:
+        told = {name: text for name, text in told.items() if name not in ("inactive mask", "starving mask")}
     tail, ratio = value.get("tail_energy", 0.0), max(value.get("alpha_ratio", 0.0), value.get("beta_ratio", 0.0))
-    anchored, remedy = chosen["extraction"] == "anchored", "Use extraction='anchored'."
-    told = [
-        (
-            "truncated",
-            tail > 0.25,
-            f"the projection drops {tail:.0%} of the masked gradient's energy. Raise rank or use projection='none'.",
-        ),
-        (
-            "extraction far from the mean",
-            ratio > 1,
+    remedy = "Raise rho: B is very small." if chosen["extraction"] == "anchored" else "Use extraction='anchored'."
+    if tail > 0.25:
+        told["truncated"] = (
+            f"the projection drops {tail:.0%} of the masked gradient's energy. Raise rank or use projection='none'."
+        )
+    if ratio > 1:
+        told["extraction far from the mean"] = (
             f"the extraction moves a factor's gradient by {'at least ' if ratio >= 1e6 else ''}{ratio:.2g} times the plain "
-            f"mean. {'Raise rho: B is very small.' if anchored else remedy}",
-        ),
-        (
-            "tau found",
-            auto is not None and auto.held,
-            f"tau='auto' holds {auto.tau if auto else 0:.4g} from here on (relative change {chosen['target_change']:g}).",
-        ),
-    ]
-    return {name: text for name, applies, text in told if applies}
+            f"mean. {remedy}"
+        )
+    if auto is not None and auto.found:
+        told["tau found"] = (
+            f"tau='auto' holds {auto.tau:.4g} from here on (relative change {chosen['target_change']:g}; it drifts later)."
+        )
+    return told

@@ -60,6 +60,7 @@ def choose(preset: Preset, given: dict[str, Any]) -> dict[str, Any]:
     for name in ("remove_noise", "shuffled"):
         flag(name, chosen[name])
     _check_together(chosen)
+    _check_used(chosen, {k for k, v in given.items() if v is not None})
     return chosen
 
 
@@ -80,18 +81,27 @@ def _check_together(chosen: dict[str, Any]) -> None:
             raise ValueError(f"extraction={name!r} splits singular values: it needs projection='svd', not 'none'")
         if chosen["rank"] == "2R":
             raise ValueError(f"extraction={name!r} fills factors of rank R: it needs rank='R' or a number, not '2R'")
-    if chosen["mask"] != "exp":
-        for name in ("tau", "remove_noise"):
-            if chosen[name] not in (_DEFAULT[name], False):
-                raise ValueError(
-                    f"{name}={chosen[name]!r} belongs to mask='exp'; mask={chosen['mask']!r} has threshold"
-                )
     if chosen["mask"] == "sand" and chosen["variance_norm"] not in ("none", "relative"):
         raise ValueError(f"variance_norm={chosen['variance_norm']!r}: mask='sand' takes 'none' or 'relative'")
-    if chosen["remove_noise"] and chosen["space"] == "factor":
-        raise ValueError("remove_noise belongs to space='weight'; hook gate has it for factors")
     if chosen["remove_noise"] and chosen["variance_norm"] == "mean":
         raise ValueError("remove_noise has no effect with variance_norm='mean': a share of V cancels in V / mean V")
+
+
+def _check_used(chosen: dict[str, Any], given: set[str]) -> None:
+    """Refuse what was given and would be ignored with these choices."""
+    weight_only = "projection rank oversampling power_iters extraction rho remove_noise"
+    unused = [
+        (chosen["space"] == "factor", weight_only, "belongs to space='weight'"),
+        (chosen["projection"] == "none", "rank oversampling power_iters", "belongs to projection='svd'"),
+        (chosen["extraction"] != "anchored", "rho", "belongs to extraction='anchored'"),
+        (chosen["mask"] != "exp", "tau target_change remove_noise", "belongs to mask='exp'"),
+        (chosen["mask"] == "exp", "threshold sharpness", "belongs to mask='and' or 'sand'"),
+        (chosen["mask"] == "and", "variance_norm sharpness", "has no part in mask='and'"),
+        (chosen["tau"] != "auto", "target_change", "belongs to tau='auto'"),
+    ]
+    for applies, names, why in unused:
+        for name in sorted(given & set(names.split())) if applies else ():
+            raise ValueError(f"{name}={chosen[name]!r} {why} and would be ignored")
 
 
 def is_off(chosen: dict[str, Any]) -> bool:

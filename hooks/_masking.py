@@ -90,7 +90,7 @@ class MaskingHook(GradientHook):
             (
                 "noise-dominated",
                 noise > 0.8,
-                f"{noise:.0%} of the variance between domains is sampling noise, not conflict. "
+                f"{min(noise, 1.0):.0%} of the variance between domains is sampling noise, not conflict. "
                 "Average more groups per step.",
             ),
             (

@@ -221,11 +221,15 @@ class WeightedHook(GradientHook):
             w_D = self.weights(gram_DD, ctx)
         else:  # no solver need know what to do with a NaN; it must come out as one
             w_D = torch.full((len(ctx.domains),), torch.nan)
-        if w_D.shape != (len(ctx.domains),):
+        if not isinstance(w_D, Tensor) or w_D.shape != (len(ctx.domains),) or w_D.is_complex():
+            found = f"shape {list(w_D.shape)}" if isinstance(w_D, Tensor) else type(w_D).__name__
             raise ValueError(
-                f"{type(self).__name__}.weights returned shape {list(w_D.shape)}, expected [{len(ctx.domains)}]: one per domain"
+                f"{type(self).__name__}.weights returned {found}, expected [{len(ctx.domains)}]: one real number per domain"
             )
+        on = {
+            device: w_D.to(device) for device in {g.a.device for g in grads.values()}
+        }  # one transfer for all adapters
         return {
-            fqn: FactorGrads(torch.tensordot(w_D.to(g.a), g.a, 1), torch.tensordot(w_D.to(g.b), g.b, 1))
+            fqn: FactorGrads(*(torch.tensordot(on[x.device].to(x.dtype), x, 1) for x in (g.a, g.b)))
             for fqn, g in grads.items()
         }

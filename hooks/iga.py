@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from igascale.hooks import _iga_advice as advice
-from igascale.hooks._auto_tau import AutoTau
+from igascale.hooks._auto_tau import AutoTau, search_sums
 from igascale.hooks._iga_batches import align_all
 from igascale.hooks._iga_choices import Preset, Space, choose, is_off, statistics
 from igascale.hooks._masking import FactorMaskHook, SecondMoment
@@ -114,12 +113,10 @@ class InvariantGradientAlignment(FactorMaskHook):
             combined = align_all(grads, adapters, ctx, self)
         if self.auto is None:
             return combined
-        changes = [g.stats["relative_change"].double().cpu() for g in combined.values()]
-        sums = torch.tensor([float(sum(changes)), float(len(changes))], dtype=torch.float64)
-        total, count = ctx.sum_over_shards(sums).tolist()
-        tau = torch.tensor(self.auto.tau)
-        self.auto.observe(total / max(count, 1.0))
-        return {fqn: replace(g, stats={**g.stats, "tau": tau}) for fqn, g in combined.items()}
+        total, conflict, count = ctx.sum_over_shards(search_sums(combined, self.chosen)).tolist()
+        tau = self.auto.tau
+        self.auto.observe(total / max(count, 1.0), conflict > 0)
+        return {f: replace(g, stats={**g.stats, "tau": g.a.new_tensor(tau)}) for f, g in combined.items()}
 
     def mask(self, x_DXX: Tensor) -> Tensor:
         """The mask of one factor, for ``space: factor``."""
@@ -136,9 +133,8 @@ class InvariantGradientAlignment(FactorMaskHook):
 
     def alarms(self, stats: Mapping[str, Tensor | float]) -> dict[str, str]:
         """What a user should be told about a step, with the remedy."""
-        return super().alarms(stats) | advice.alarms(
-            self.chosen, {name: float(stats[name]) for name in stats}, self.auto
-        )
+        figures = {name: float(value) for name, value in stats.items()}
+        return advice.alarms(super().alarms(stats), self.chosen, figures, self.auto)
 
     def state_dict(self) -> dict[str, Any]:
         """The search of ``tau: auto``."""

@@ -322,7 +322,7 @@ def micro_batch_size(config: RunConfig, num_groups: int, width: int) -> int:
     """Instances per forward pass on a rank that holds ``num_groups`` groups of ``width`` instances of the step."""
     if config.train.micro_batch_size is not None:
         return config.train.micro_batch_size
-    return math.ceil(num_groups * width / config.train.gradient_accumulation_steps)
+    return width * math.ceil(num_groups / config.train.gradient_accumulation_steps)  # whole groups
 
 
 def find_run_folder(config: RunConfig) -> Path:

@@ -98,7 +98,9 @@ class GradientCapture:
         self._handles.clear()
 
     @contextmanager
-    def rows(self, domain_B: Tensor, into: str = "main", weight_B: Tensor | None = None) -> Iterator[None]:
+    def rows(
+        self, domain_B: Tensor, into: str = "main", weight_B: Tensor | None = None, whole_groups: bool = True
+    ) -> Iterator[None]:
         """Forward and backward of one micro-batch run inside.
 
         For a second backward through the same graph enter it again with another ``into``: a gradient goes to
@@ -109,6 +111,7 @@ class GradientCapture:
             into: the set that receives the gradients, ``"main"`` or ``"aux"``.
             weight_B: ``[B]``, each row's share of what its domain's sums are divided by (its supervised tokens, say);
                 for the measurement of noise only; by default every row counts alike.
+            whole_groups: false where the last group of the micro-batch goes on in the next one; for the noise only.
 
         Raises:
             ValueError: an unknown set, or a domain outside ``0 .. D-1``.
@@ -122,7 +125,7 @@ class GradientCapture:
         if self.noise is not None and into == "main":
             weight_B = torch.ones(len(domain_B)) if weight_B is None else weight_B.detach().cpu()
             one_hot_DB = self._rows.one_hot(torch.device("cpu"))
-            self.noise.begin(one_hot_DB.double() @ weight_B.double())
+            self.noise.begin(one_hot_DB.double() @ weight_B.double(), whole_groups)
         try:
             yield
         finally:

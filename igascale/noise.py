@@ -14,8 +14,8 @@ products must be kept of a micro-batch, and for the reconstruction ``b A + B a``
 variance over domains is :math:`\operatorname{tr} C / D - \mathbf 1^\top C \mathbf 1 / D^2`.
 
 The covariances between domains matter: the instances of an isomer group share their problem, so their errors are alike and
-cancel in the variance. That is seen where a micro-batch holds whole groups; where groups are cut apart the errors count
-as independent and the noise comes out too high. Ranks count as micro-batches too.
+cancel in the variance. So what counts as one micro-batch here holds whole groups: where forward passes cut a group, the gradients
+of the passes are added up until it is complete. Ranks count as micro-batches too.
 
 Shape legend: D domains, R LoRA rank, I in-features, O out-features, N adapters.
 """
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from igascale.adapters import LoraAdapter
-from igascale.linalg.gram import reconstruction_grams
+from igascale.linalg.gram import adapter_grams, reconstruction_grams
 
 
 @dataclass
@@ -49,35 +49,62 @@ class MicroBatchGrams:
 
     def __post_init__(self) -> None:
         self.overlap, self.counts = torch.zeros(2, self.num_domains, self.num_domains, dtype=torch.float64)
-        self._scale_D11 = torch.zeros(self.num_domains, 1, 1)
+        self._weight_D = torch.zeros(self.num_domains, dtype=torch.float64)
+        self._complete = True
+        self._scales: dict[torch.device, Tensor] = {}
         self._waiting: dict[str, Tensor] = {}
+        self._cut: dict[str, tuple[Tensor, Tensor]] = {}
         self._seen: set[str] = set()
 
-    def begin(self, weight_D: Tensor) -> None:
-        """A micro-batch begins; ``weight_D`` is what it holds of each domain."""
-        root_D = weight_D.double().cpu().sqrt()
-        self.overlap += torch.outer(root_D, root_D)
-        self.counts += torch.outer(root_D, root_D) > 0
-        self._scale_D11 = torch.where(root_D > 0, 1 / torch.where(root_D > 0, root_D, 1.0), 0.0).float()[:, None, None]
+    def begin(self, weight_D: Tensor, complete: bool = True) -> None:
+        """A forward pass begins.
+
+        Args:
+            weight_D: what it holds of each domain.
+            complete: whether it ends with a whole group; if not, the next one belongs to the same micro-batch.
+        """
+        before_D = torch.zeros_like(self._weight_D) if self._complete else self._weight_D
+        self._weight_D, self._complete = before_D + weight_D.double().cpu(), complete
         self._waiting.clear()
         self._seen.clear()
+        if not complete:
+            return
+        root_D = self._weight_D.sqrt()
+        self.overlap += torch.outer(root_D, root_D)
+        self.counts += torch.outer(root_D, root_D) > 0
+        scale_D = torch.where(root_D > 0, 1 / torch.where(root_D > 0, root_D, 1.0), 0.0)
+        self._scales = {torch.device("cpu"): scale_D.float()[:, None, None]}
 
     def add(self, fqn: str, factor: str, sum_DXX: Tensor, adapter: LoraAdapter) -> None:
         """Take in one factor's sums over the micro-batch; B's come before A's, as the backward pass runs."""
         if factor == "b" and adapter.A.requires_grad:
             self._waiting[fqn] = sum_DXX
             return
-        A_RI, B_OR = adapter.A.detach().float(), adapter.B.detach().float()
         b_DOR = sum_DXX if factor == "b" else self._waiting.pop(fqn)
-        a_DRI = sum_DXX if factor == "a" else A_RI.new_zeros(self.num_domains, *A_RI.shape)
-        scale_D11 = self._scale_D11.to(sum_DXX.device)
-        gram = reconstruction_grams(a_DRI * scale_D11, b_DOR * scale_D11, A_RI, B_OR)
-        if (
-            fqn in self._seen
-        ):  # a module that ran twice: the parts of its gradient cannot be told from two micro-batches
-            gram = torch.full_like(gram, torch.nan)
+        a_DRI = sum_DXX if factor == "a" else sum_DXX.new_zeros(self.num_domains, 1, 1)
+        if fqn in self._seen:  # a module that ran twice: the parts of its gradient cannot be told from two passes
+            a_DRI, b_DOR = a_DRI * torch.nan, b_DOR * torch.nan
         self._seen.add(fqn)
+        if fqn in self._cut:
+            a_DRI, b_DOR = (new + old for new, old in zip((a_DRI, b_DOR), self._cut.pop(fqn)))
+        if not self._complete:
+            self._cut[fqn] = a_DRI, b_DOR
+            return
+        scale_D11 = self._scale_on(sum_DXX.device)
+        gram = mean_grams(a_DRI * scale_D11, b_DOR * scale_D11, adapter)
         self.grams[fqn] = self.grams[fqn] + gram if fqn in self.grams else gram
+
+    def _scale_on(self, device: torch.device) -> Tensor:
+        if device not in self._scales:
+            self._scales[device] = self._scales[torch.device("cpu")].to(device)
+        return self._scales[device]
+
+
+def mean_grams(a_DRI: Tensor, b_DOR: Tensor, adapter: LoraAdapter) -> Tensor:
+    """:func:`igascale.linalg.gram.reconstruction_grams` with an adapter's factors; ``a`` is not read where A is frozen."""
+    if not adapter.A.requires_grad:  # the identity (lora.full_rank): both are the change of W itself
+        return adapter_grams([(b_DOR,)], len(b_DOR)).expand(2, -1, -1).to(b_DOR.device)
+    return reconstruction_grams(a_DRI, b_DOR, adapter.A.detach().float(), adapter.B.detach().float())
 
 
 def sampling_noise(

@@ -8,8 +8,10 @@ reference alike; DeepSpeed gets the result.
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ from torch import Tensor
 from igascale.contract.result import find_fault
 from igascale.engine import Engine
 from igascale.errors import UserError
-from igascale.hooks.base import DomainFactorGrads, FactorGrads, GradientHook, HookContext
-from igascale.linalg.gram import adapter_grams, reconstruction_grams
-from igascale.noise import MicroBatchGrams, sampling_noise
+from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
+from igascale.linalg.gram import adapter_grams
+from igascale.noise import MicroBatchGrams, mean_grams, sampling_noise
 
 
 @dataclass
@@ -122,7 +124,7 @@ def take_step(
         aux=aux,
         aux_values=aux_D if aux_sums is not None else None,
     )
-    combined = hook.combine(owned, engine.factors(engine.owned), context)
+    combined = run_hook(hook, owned, engine.factors(engine.owned), context)
     check_result(combined, owned, hook)
     means = [(g.a.mean(0), g.b.mean(0)) for g in owned.values()]
     results = [(g.a, g.b) for g in combined.values()]
@@ -143,6 +145,31 @@ def take_step(
     return report
 
 
+def run_hook(
+    hook: GradientHook,
+    grads: Mapping[str, DomainFactorGrads],
+    adapters: Mapping[str, AdapterFactors],
+    ctx: HookContext,
+) -> dict[str, FactorGrads]:
+    """``hook.combine``, whose exceptions become one line with the place in the hook's file.
+
+    Raises:
+        UserError: the hook raised.
+    """
+    try:
+        return hook.combine(grads, adapters, ctx)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's rule does
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+        place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"hook '{type(hook).__name__}' failed in step {ctx.step + 1}: {type(error).__name__}: {message} ({place}); "
+            "`igascale hooks check` tries a rule on small gradients"
+        ) from error
+
+
 def _with_noise(
     engine: Engine, owned: Mapping[str, DomainFactorGrads], noise: MicroBatchGrams, total_D: Tensor
 ) -> dict[str, DomainFactorGrads]:
@@ -156,10 +183,9 @@ def _with_noise(
     if not owned:
         return {}
     by_fqn = dict(zip(engine.adapters, grams))
-    factors = engine.factors(list(owned))
-    means = [reconstruction_grams(g.a, g.b, factors[fqn].A, factors[fqn].B) for fqn, g in owned.items()]
+    means_N2DD = torch.stack([mean_grams(g.a, g.b, engine.adapters[fqn]) for fqn, g in owned.items()]).cpu()
     owned_grams = torch.stack([by_fqn[fqn] for fqn in owned])
-    noise_N2DD = sampling_noise(owned_grams, overlap_DD, counts_DD, total_D, torch.stack(means).cpu())
+    noise_N2DD = sampling_noise(owned_grams, overlap_DD, counts_DD, total_D, means_N2DD)
     return {fqn: replace(g, noise=noise_2DD) for (fqn, g), noise_2DD in zip(owned.items(), noise_N2DD)}
 
 
@@ -229,5 +255,7 @@ def _scaled(grad: FactorGrads, factor: float) -> FactorGrads:
 def _stat_values(grads: Mapping[str, FactorGrads], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     if not names:
         return {}
-    matrix = torch.stack([torch.stack([torch.as_tensor(g.stats[n]).float() for n in names]) for g in grads.values()])
+    matrix = torch.stack(
+        [torch.stack([torch.as_tensor(g.stats[n], device=g.a.device).float() for n in names]) for g in grads.values()]
+    )
     return {fqn: dict(zip(names, row)) for fqn, row in zip(grads, matrix.tolist())}

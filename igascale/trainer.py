@@ -145,8 +145,9 @@ class Trainer:
         aux_D = torch.zeros_like(loss_D)
         capture.reset()
         with self.engine.accumulate():
-            for rows in micro_batches(examples, size):
-                micro_loss_D, micro_aux_D = self._forward_backward(capture, rows)
+            for k, rows in enumerate(micro_batches(examples, size)):
+                whole = min((k + 1) * size, len(examples)) % self.data.train.width == 0
+                micro_loss_D, micro_aux_D = self._forward_backward(capture, rows, whole)
                 loss_D += micro_loss_D
                 aux_D += micro_aux_D
         tokens = int(comm.sum(torch.tensor([float(sum(len(e.input_ids) for e in examples))]))[0])
@@ -167,11 +168,11 @@ class Trainer:
         )
         return report, tokens
 
-    def _forward_backward(self, capture: GradientCapture, rows: list[Example]) -> tuple[Tensor, Tensor]:
+    def _forward_backward(self, capture: GradientCapture, rows: list[Example], whole: bool) -> tuple[Tensor, Tensor]:
         batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
         num_domains, auxiliary = len(self.domains), self.hook.auxiliary
         aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        with capture.rows(batch.domain, weight_B=batch.weights.sum(1)):
+        with capture.rows(batch.domain, weight_B=batch.weights.sum(1), whole_groups=whole):
             logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
             self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)

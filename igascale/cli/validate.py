@@ -145,7 +145,7 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
     from igascale.engine.base import factor_parameters, factor_tensors
     from igascale.errors import UserError
     from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
-    from igascale.step import check_result
+    from igascale.step import check_result, run_hook
 
     generator = torch.Generator().manual_seed(seed)
     grads, factors = {}, {}
@@ -168,7 +168,7 @@ def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], 
             context = HookContext(step, domains, losses, seed=seed, shapes=shapes)
             if rule.auxiliary:
                 context = replace(context, aux=grads, aux_values=losses)
-            result = rule.combine(grads, factors, context)
+            result = run_hook(rule, grads, factors, context)
             check_result(result, grads, rule)
             factor_tensors(result, trained)  # refuses a gradient for a factor that is frozen
             if not all(bool(torch.isfinite(t).all()) for g in result.values() for t in (g.a, g.b)):

@@ -104,7 +104,7 @@ def _domain_order(bench: Bench) -> None:
 def _zero(bench: Bench) -> None:
     case = bench.case()
     domains = len(case.context.domains)
-    result = bench.run(case.changed(_scaled_by(torch.zeros(domains))))
+    result = bench.run(case.changed(scaled_by(torch.zeros(domains))))
     refuse_infinite(result, "where every gradient is zero: guard the division (x / norm.clamp_min(1e-30))")
     for fqn, grad in result.items():
         if bool(grad.a.any()) or bool(grad.b.any()):
@@ -112,21 +112,24 @@ def _zero(bench: Bench) -> None:
     for n in range(domains):
         factor_D = torch.ones(domains)
         factor_D[n] = 0.0
-        refuse_infinite(bench.run(case.changed(_scaled_by(factor_D))), f"where the gradients of domain {n} are zero")
+        refuse_infinite(bench.run(case.changed(scaled_by(factor_D))), f"where the gradients of domain {n} are zero")
     for fqn in SHAPES:
-        silent = case.changed(_scaled_by(torch.zeros(domains), only=fqn))
+        silent = case.changed(scaled_by(torch.zeros(domains), only=fqn))
         refuse_infinite(bench.run(silent), f"where the gradients of {fqn} are zero")
 
 
-@RULES.add("scale", "gradients of 1e15 and of 1e-15 give something finite", SOUND)
+@RULES.add("scale", "gradients of 1e15 and of 1e-15 give something finite, and tiny ones not nothing", SOUND)
 def _scale(bench: Bench) -> None:
     case = bench.case()
     for factor in (1e15, 1e-15):
-        result = bench.run(case.changed(_scaled_by(torch.full((len(case.context.domains),), factor))))
+        result = bench.run(case.changed(scaled_by(torch.full((len(case.context.domains),), factor))))
         refuse_infinite(result, f"for gradients of the size {factor:g}: square in float64, guard divisions")
+        for fqn, grad in bench.run(case).items():
+            if factor < 1 and grad.b.any() and not result[fqn].b.any():
+                raise Broken(f"{fqn} is zero for gradients of the size {factor:g} only: no absolute thresholds")
 
 
-def _scaled_by(factor_D: Tensor, only: str | None = None) -> Callable[[str, DomainFactorGrads], DomainFactorGrads]:
+def scaled_by(factor_D: Tensor, only: str | None = None) -> Callable[[str, DomainFactorGrads], DomainFactorGrads]:
     """A change that multiplies each domain's gradients, of one adapter or of all."""
 
     def scaled(fqn: str, g: DomainFactorGrads) -> DomainFactorGrads:

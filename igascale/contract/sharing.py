@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from igascale.contract.behaviour import scaled_by
 from igascale.contract.bench import SOUND, Bench, Broken, NotApplicable, Rules
 from igascale.contract.cases import SHAPES, SHARES, Case, Result, difference, flatten
 from igascale.contract.ranks import Unmet, run_ranks
@@ -32,7 +34,11 @@ def _no_adapters(bench: Bench) -> None:
     "collective", "every rank asks for the same sums over shards, as often as the others", (*SOUND, "no adapters")
 )
 def _collective(bench: Bench) -> None:
-    _run_sharded(bench.case(), [bench.make() for _ in SHARES])
+    case = bench.case()
+    _run_sharded(case, [bench.make() for _ in SHARES])
+    for factor in (0.0, 1e6):  # a rank must not decide by what it alone sees
+        alone = torch.full((len(case.context.domains),), factor)
+        _run_sharded(case.changed(scaled_by(alone, only=next(iter(SHAPES)))), [bench.make() for _ in SHARES])
 
 
 def _run_sharded(case: Case, hooks: list[GradientHook]) -> Result:

@@ -167,3 +167,27 @@ def test_scales(scale):
     got, _ = measure(parts, torch.ones(3, 2).double(), A, B)
     assert got.isfinite().all()
     assert (got.diagonal(dim1=1, dim2=2) > 0).all()
+
+
+def test_a_group_cut_by_a_forward_pass_counts_once():
+    """Rows of two groups in passes of any size measure what passes of whole groups do; counted apart they do not."""
+    model = tiny_peft()
+    adapters = find_adapters(model)
+    ids = torch.randint(3, 100, (8, 7), generator=torch.Generator().manual_seed(3))
+    domains, weights = torch.tensor([0, 1] * 4), torch.arange(1.0, 9.0)
+
+    def grams(cuts, told=True):
+        with GradientCapture(adapters, 2, measure_noise=True) as capture:
+            for i, j in zip((0, *cuts), (*cuts, 8)):
+                whole = j % 4 == 0 or not told
+                with capture.rows(domains[i:j], weight_B=weights[i:j], whole_groups=whole):
+                    model(input_ids=ids[i:j]).logits.square().sum().backward()
+            return capture.noise
+
+    whole, cut, wrong = grams((4,)), grams((1, 4, 6)), grams((1, 4, 6), told=False)
+    torch.testing.assert_close(cut.overlap, whole.overlap)
+    assert torch.equal(cut.counts, whole.counts)
+    for fqn in adapters:
+        size = float(whole.grams[fqn].abs().max())
+        torch.testing.assert_close(cut.grams[fqn], whole.grams[fqn], rtol=1e-3, atol=1e-4 * size)
+        assert float((wrong.grams[fqn] - whole.grams[fqn]).abs().max()) > 0.01 * size

@@ -410,3 +410,23 @@ class Softened(PerAdapter):
     def one(self, fqn, g, ctx):
         factor = 1 - self.strength**self.power
         return FactorGrads(factor * g.a.mean(0), factor * g.b.mean(0))
+
+
+class AsksWhereItSeesMuch(GradientHook):
+    """Asks for a sum only on a rank whose own gradients are large."""
+
+    def combine(self, grads, adapters, ctx):
+        own = sum(float(g.b.square().sum()) for g in grads.values())
+        if own > 1e8:
+            ctx.sum_over_shards(torch.ones(1))
+        return {k: FactorGrads(g.a.mean(0), g.b.mean(0)) for k, g in grads.items()}
+
+
+class AbsoluteThreshold(GradientHook):
+    """Takes small gradients for none at all."""
+
+    def combine(self, grads, adapters, ctx):
+        def mean(x):
+            return torch.where(x.abs().amax() <= 1e-6, 0.0, x).mean(0)
+
+        return {k: FactorGrads(mean(g.a), mean(g.b)) for k, g in grads.items()}

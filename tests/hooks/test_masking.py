@@ -59,6 +59,12 @@ def np_mask(x, kind, threshold, k=1.0, relative=False):
     return np.where(equal, excess > 0, np.maximum(0, np.tanh(k * (mean_sq if relative else 1.0) / variance * excess)))
 
 
+def _mean_of_live(masks, tensors):
+    """Over the elements where some domain has a gradient: of the others there is nothing to keep."""
+    live = np.concatenate([(x != 0).any(0).numpy().ravel() for x in tensors])
+    return np.concatenate([m.ravel() for m in masks])[live].mean()
+
+
 def assert_is(out, grads, masks, rescale):
     """The published update: the masked mean over the mean of the mask, tensor by tensor; and what is told of it."""
     results = []
@@ -73,7 +79,7 @@ def assert_is(out, grads, masks, rescale):
     result, norm = np.concatenate([r.ravel() for r in results]), np.linalg.norm
     cosine = mean @ result / (norm(mean) * norm(result)) if norm(result) else 0.0
     expected = {
-        "mean_mask": np.concatenate([m.ravel() for m in masks]).mean(),
+        "mean_mask": _mean_of_live(masks, (grads.a, grads.b)),
         "relative_change": norm(result - mean) / norm(mean),
         "gir": V.sum() / (mean**2).sum(),
         "grad_cosine": cosine,
@@ -457,3 +463,25 @@ def test_published_baselines_and_their_defaults():
         assert make().rescale == "inverse-sparsity"
     assert Gate().second_moment == "max"
     assert {h.min_domains for h in (AndMask(), SandMask(), Gate())} == {2}
+
+
+@pytest.mark.parametrize("hook", [AndMask(threshold=0.5), SandMask()], ids=["and", "sand"])
+def test_mean_mask_is_of_what_there_is_to_mask(hook):
+    """At B = 0, and with A frozen, every gradient of A is zero: half of the mask would be about nothing."""
+    g, _ = adapter(R=8, O=40, I=40)
+    whole = only(hook, DomainFactorGrads(torch.zeros_like(g.a), g.b))
+    b = DomainFactorGrads(g.b.mT.contiguous(), torch.zeros_like(g.a.mT))
+    assert float(whole.stats["mean_mask"]) == pytest.approx(float(only(hook, b).stats["mean_mask"]))
+    mask = whole.b / g.b.mean(0)
+    if isinstance(hook, AndMask):
+        kept = (mask != 0).double().mean()
+        assert float(whole.stats["mean_mask"]) == pytest.approx(float(kept))
+
+
+def test_noise_of_the_factors_is_the_factors():
+    """Row 1 of the noise; row 0 speaks of the reconstruction."""
+    g, _ = adapter(D=3)
+    noise = torch.stack([torch.eye(3) * 1e30, torch.eye(3)]).double()
+    V = sum(x.var(0, correction=0).sum() for x in (g.a, g.b))
+    stats = only(AndMask(), DomainFactorGrads(g.a, g.b, noise)).stats
+    assert float(stats["noise_share"]) == pytest.approx(float(2 / 3 / V))

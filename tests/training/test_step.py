@@ -126,6 +126,19 @@ def test_what_is_logged_of_how_domains_differ(path, tmp_path):
         torch.testing.assert_close(torch.tensor(per_adapter["adapters"][fqn]["cosines"]), expected.float())
 
 
+def test_noise_share_is_that_of_whole_groups_however_they_are_cut(path, tmp_path):
+    """Two groups to a micro-batch, or passes that end anywhere: the figure is the same."""
+    shares = []
+    for size in ("8", "3", "1"):
+        seen, *_ = record_hook(path, tmp_path / size, "hook.name=iga", f"train.micro_batch_size={size}")
+        shares.append(torch.stack([g.stats["noise_share"] for g in seen["result"].values()]))
+    # 24 rows of 3 are 3 x 8 of them: whole groups every 12 rows, every 4 with passes of one row.
+    assert all(s.isfinite().all() for s in shares)
+    each, *_ = record_hook(path, tmp_path / "4", "hook.name=iga", "train.micro_batch_size=4")
+    single = torch.stack([g.stats["noise_share"] for g in each["result"].values()])
+    torch.testing.assert_close(shares[2], single, rtol=1e-2, atol=1e-2)
+
+
 def test_noise_share_needs_two_micro_batches_and_equals_the_spread_of_groups(path, tmp_path):
     whole, *_ = record_hook(path, tmp_path / "whole", "hook.name=iga", "train.micro_batch_size=64")
     assert all(g.stats["noise_share"].isnan() for g in whole["result"].values())
