@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from igascale.hooks._auto_tau import AutoTau
@@ -81,6 +82,11 @@ def alarms(
         told["extraction far from the mean"] = (
             f"the extraction moves a factor's gradient by {'at least ' if ratio >= 1e6 else ''}{ratio:.2g} times the plain "
             f"mean. {remedy}"
+        )
+    if chosen["remove_noise"] and math.isnan(value.get("noise_share", 0.0)):
+        told["noise unknown"] = (
+            "remove_noise has no effect: the step has one micro-batch, whose noise cannot be told. Raise "
+            "train.gradient_accumulation_steps, or lower train.micro_batch_size."
         )
     if auto is not None and auto.found:
         told["tau found"] = (

@@ -15,7 +15,7 @@ from igascale.hooks._figures import ratio
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 
 #: Above this ratio of the penalty's gradient to the mean gradient, training looks at the penalty alone.
-DOMINATING = 100.0
+DOMINATING = 10.0
 
 
 def dummy_scale_derivative(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class InvariantRiskMinimization(GradientHook):
 
     Args:
         penalty: lambda, >= 0. 100 as in DomainBed; 0 is the mean. The paper's coloured digits took 10^4.
-        anneal_steps: optimizer steps with lambda = 1 before, >= 0. The authors' code has 100, DomainBed 500.
+        anneal_steps: optimizer steps with lambda = 1 before, >= 0. 100 as in the authors' code; DomainBed has 500.
         rescale: divide the whole objective by lambda where that exceeds 1, as the authors' code does (DomainBed does not).
             Adam hardly notices (its epsilon apart); ``optimizer.max_grad_norm`` applies to the divided gradient.
 
@@ -80,7 +80,7 @@ class InvariantRiskMinimization(GradientHook):
     min_domains: int = 2
     statistics = ("penalty_ratio",)
 
-    def __init__(self, *, penalty: float = 100.0, anneal_steps: int = 0, rescale: bool = True) -> None:
+    def __init__(self, *, penalty: float = 100.0, anneal_steps: int = 100, rescale: bool = True) -> None:
         self.annealing = Annealing(penalty, anneal_steps, rescale)
         self.auxiliary = dummy_scale_derivative
 

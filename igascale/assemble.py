@@ -178,6 +178,10 @@ def check_domains(config: RunConfig, hook: GradientHook, domains: Sequence[str])
             f"hook '{name}' needs {hook.min_domains} domains or more, but there is {len(domains)} to train on "
             f"({', '.join(domains)}); see data.domains and data.num_domains, or set hook.name: mean"
         )
+    if config.lora.full_rank and getattr(hook, "chosen", {}).get("space") == "weight":
+        raise UserError(
+            "lora.full_rank has no factors to extract gradients for: set hook.space=factor (--method full-rank)"
+        )
     if len(domains) < 2 and section.pairing != "isomers":
         raise UserError(f"data.pairing: {section.pairing} needs two domains or more; there is only {domains[0]}")
 

@@ -65,6 +65,15 @@ def attach(
     ):
         if value not in allowed:
             raise UserError(f"{name} must be '{allowed[0]}' or '{allowed[1]}', not {value!r}")
+    if max_grad_norm is not None and not (isinstance(max_grad_norm, int | float) and 0 < max_grad_norm < math.inf):
+        raise UserError(f"max_grad_norm must be a number > 0, or None for no clipping, not {max_grad_norm!r}")
+    settings = {"hook": hook if isinstance(hook, str) else type(hook).__name__, "domains": tuple(domains), **options}
+    settings |= {
+        "max_grad_norm": max_grad_norm,
+        "loss_reduction": loss_reduction,
+        "on_missing": on_missing,
+        "seed": seed,
+    }
     if isinstance(hook, str):
         hook = hooks.build(hook, options)
     elif options or not isinstance(hook, GradientHook):
@@ -77,7 +86,19 @@ def attach(
     if attached.model in _attached:
         attached.leave()
         raise UserError("this model has a surgery already; call its detach() first")
+    if problem := _differs(attached.comm.gather_objects(settings)):
+        attached.leave()
+        raise UserError(problem)
     return Surgery(attached, hook, tuple(domains), max_grad_norm, loss_reduction, on_missing == "skip", seed)
+
+
+def _differs(settings: list[dict[str, Any]]) -> str:
+    """What is not the same on every rank, in words; a rank of its own mind would give wrong results in silence."""
+    for key, first in settings[0].items():
+        for rank, other in enumerate(settings):
+            if repr(other.get(key)) != repr(first):
+                return f"attach: {key} is {first!r} on rank 0 but {other.get(key)!r} on rank {rank}; give every rank the same"
+    return ""
 
 
 class Surgery:
@@ -105,6 +126,7 @@ class Surgery:
         self._engine, self._max_grad_norm, self._seed = engine, max_grad_norm, seed
         self._loss_reduction, self._skip_missing = loss_reduction, skip_missing
         self._domain_B: Tensor | None = None
+        self._passes_before = 0
         self._record = LossRecord(len(domains), self._begin_backward)
         self._capture = GradientCapture(engine.adapters, len(domains), hook.uses_noise)
         self._capture.install()
@@ -230,6 +252,11 @@ class Surgery:
         if self._broken:
             raise UserError("a micro-batch was interrupted, or left before its backward pass; call surgery.reset()")
         if not self._engine.at_boundary():
+            if self._record.passes == self._passes_before:
+                raise UserError(
+                    "surgery.step() was called twice after one backward pass: once per micro-batch is right"
+                )
+            self._passes_before = self._record.passes
             self._engine.pass_by()
             return None
         missing = self._record.missing(self.domains, self._engine.comm.sum)
@@ -269,6 +296,7 @@ class Surgery:
         self._capture.reset()
         self._record.reset()
         self._broken = False
+        self._passes_before = 0
         self._engine.open = False
 
     def state_dict(self) -> dict[str, Any]:

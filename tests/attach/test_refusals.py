@@ -261,3 +261,23 @@ def test_a_state_of_another_surgery(loop):
     with pytest.raises(UserError, match="the state is of domains"):
         loop.surgery.load_state_dict(state | {"domains": ["a", "b", "c"]})
     loop.surgery.load_state_dict(state)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0, float("nan"), "1"])
+def test_a_clipping_norm_that_would_turn_or_stop_the_step(value):
+    model = tiny_peft()
+    optimizer = torch.optim.SGD(trained(model), lr=0.1)
+    with pytest.raises(UserError, match="max_grad_norm must be a number > 0"):
+        igascale.attach(model, optimizer, hook="mean", domains=DOMAINS, max_grad_norm=value)
+
+
+def test_ranks_that_were_told_different_things():
+    """Compared once at attach: a domain order of its own would swap that rank's domains in silence."""
+    from igascale.surgery import _differs
+
+    ours = {"hook": "iga", "domains": ("up", "down"), "tau": 1.0}
+    assert _differs([ours, dict(ours)]) == ""
+    assert "domains is ('up', 'down') on rank 0 but ('down', 'up') on rank 1" in _differs(
+        [ours, ours | {"domains": ("down", "up")}]
+    )
+    assert "tau is 1.0 on rank 0 but 2.0 on rank 2" in _differs([ours, ours, ours | {"tau": 2.0}])

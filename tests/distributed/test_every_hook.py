@@ -24,7 +24,7 @@ VARIANTS = {
     "iga-full-rank": ["lora.full_rank=true", "hook.name=iga", "hook.space=factor"],
     "iga-zero1": ["hook.name=iga", "hook.tau=20", "engine.ds_config=zero1"],
     "iga-clipped": ["hook.name=iga", "hook.tau=20", "optimizer.max_grad_norm=0.01"],
-    "irm-strong": ["hook.name=irm", "train.loss_reduction=instance"],
+    "irm-strong": ["hook.name=irm", "hook.anneal_steps=0", "train.loss_reduction=instance"],
 }
 CASES = {name: [f"hook.name={name}"] for name in hooks.available()} | VARIANTS
 #: Masks that jump where a sum of signs changes (a gradient near zero has another sign after another rounding), and rules

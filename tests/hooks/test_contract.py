@@ -11,7 +11,7 @@ from igascale.errors import UserError
 from igascale.hooks import DomainFactorGrads, HookContext
 from igascale.step import check_result
 
-import broken_rules
+import rules_that_break
 
 #: Option sets beside the defaults.
 OPTIONS = [
@@ -59,9 +59,9 @@ def test_and_with_other_options(name, options):
     assert failing(lambda: cls(**options)) == {}
 
 
-#: Class in broken_rules.py, the one clause that it breaks, words of the message.
+#: Class in rules_that_break.py, the one clause that it breaks, words of the message.
 BROKEN = [
-    ("NotMade", "made", "KeyError: 'missing' (broken_rules.py, line 28: self.table = {}[\"missing\"])"),
+    ("NotMade", "made", "KeyError: 'missing' (rules_that_break.py, line 28: self.table = {}[\"missing\"])"),
     ("NamesInAString", "made", "must be a tuple"),
     ("NoDomains", "made", "min_domains = 0"),
     ("WrongShape", "result", "layers.0.q_proj.a must be [2, 10] torch.float32 on cpu, not [10, 2]"),
@@ -79,8 +79,12 @@ BROKEN = [
     ("UndeclaredFigure", "result", "stats must hold exactly what `statistics` names, [], not ['norm']"),
     ("FigureOfManyNumbers", "result", "stats['norm'] must be a 0-d tensor, not shape [2]"),
     ("NeedsKnownNoise", "result", "is not finite for ordinary gradients where the noise is not known"),
-    ("Crashes", "result", "AttributeError: 'Tensor' object has no attribute 'no_such_thing' (broken_rules.py, line"),
-    ("Exits", "result", "SystemExit: enough (broken_rules.py, line"),
+    (
+        "Crashes",
+        "result",
+        "AttributeError: 'Tensor' object has no attribute 'no_such_thing' (rules_that_break.py, line",
+    ),
+    ("Exits", "result", "SystemExit: enough (rules_that_break.py, line"),
     ("InPlace", "inputs", "layers.0.q_proj.a was changed in place"),
     ("ChangesTheLosses", "inputs", "a tensor of ctx was changed in place"),
     ("EmptiesItsInput", "inputs", "adds or removes adapters"),
@@ -120,14 +124,14 @@ BROKEN = [
     ("CentredStatistic", "auxiliary", "depends on the other tokens"),
     ("ConstantStatistic", "auxiliary", "cannot be differentiated"),
     ("OverflowingStatistic", "auxiliary", "not finite for logits of the size 10000"),
-    ("AlarmedByNaN", "messages", "ValueError: cannot convert float NaN to integer (broken_rules.py, line"),
+    ("AlarmedByNaN", "messages", "ValueError: cannot convert float NaN to integer (rules_that_break.py, line"),
     ("OneWarning", "messages", "must return a list of strings"),
 ]
 
 
 @pytest.mark.parametrize(("cls", "clause", "words"), BROKEN, ids=[row[0] for row in BROKEN])
 def test_a_broken_hook_fails_exactly_its_clause(cls, clause, words):
-    clauses = contract.check(getattr(broken_rules, cls))
+    clauses = contract.check(getattr(rules_that_break, cls))
     found = {c.name: c.detail for c in clauses if c.ok is False and c.required}
     assert list(found) == [clause], found
     assert words.lower() in found[clause].lower()
@@ -137,26 +141,26 @@ def test_a_broken_hook_fails_exactly_its_clause(cls, clause, words):
 
 @pytest.mark.parametrize("cls", ["PerAdapter", "Counter", "Momentum", "Softened"])
 def test_a_third_partys_correct_hook_passes(cls):
-    clauses = contract.check(getattr(broken_rules, cls))
+    clauses = contract.check(getattr(rules_that_break, cls))
     assert contract.holds(clauses)
     assert [c.name for c in clauses if c.ok is False] == (["documented"] if cls == "Softened" else [])
 
 
 def test_documentation_is_advice_for_others_and_a_duty_here():
-    (told,) = [c for c in contract.check(broken_rules.Softened) if c.name == "documented"]
+    (told,) = [c for c in contract.check(rules_that_break.Softened) if c.name == "documented"]
     assert (told.ok, told.required) == (False, False)
     assert "'power' is not explained" in told.detail
 
     def built_in():
-        hook = broken_rules.Softened()
-        hook.__class__ = type("BuiltIn", (broken_rules.Softened,), {"__module__": "igascale.hooks.own"})
+        hook = rules_that_break.Softened()
+        hook.__class__ = type("BuiltIn", (rules_that_break.Softened,), {"__module__": "igascale.hooks.own"})
         return hook
 
     assert not contract.holds(contract.check(built_in))
 
 
 def test_what_rests_on_a_broken_clause_is_not_checked():
-    clauses = {c.name: c for c in contract.check(broken_rules.WrongShape)}
+    clauses = {c.name: c for c in contract.check(rules_that_break.WrongShape)}
     assert clauses["sharded"].ok is None
     assert clauses["sharded"].detail == "rests on 'result'"
 
@@ -165,7 +169,7 @@ def test_the_check_leaves_the_global_random_states_alone():
     torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
     expected = torch.rand(3), random.random(), numpy.random.rand()
     torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
-    contract.check(broken_rules.TorchRandom)
+    contract.check(rules_that_break.TorchRandom)
     found = torch.rand(3), random.random(), numpy.random.rand()
     assert torch.equal(found[0], expected[0])
     assert found[1:] == expected[1:]

@@ -221,3 +221,9 @@ def test_auto_tau_resumes_and_is_alike_on_all_ranks():
         ctx = dataclasses.replace(context(), sum_over_shards=lambda t, rest=rest: t + rest)
         part.combine({f: grads[f] for f in names}, {f: adapters[f] for f in names}, ctx)
         assert part.tau == pytest.approx(whole.tau, rel=1e-5)
+
+
+def test_noise_that_cannot_be_removed_is_said():
+    hook = InvariantGradientAlignment(remove_noise=True)
+    assert "one micro-batch" in hook.alarms({"noise_share": math.nan})["noise unknown"]
+    assert "noise unknown" not in hook.alarms({"noise_share": 0.4})

@@ -14,6 +14,7 @@ CPU = torch.device("cpu")
 PENALTY = 50.0
 COMMON = (
     "hook.name=irm",
+    "hook.anneal_steps=0",
     f"hook.penalty={PENALTY}",
     "train.max_steps=1",
     "eval.every=null",
