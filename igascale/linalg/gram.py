@@ -25,8 +25,18 @@ def adapter_grams(grads: Iterable[tuple[Tensor, ...]], num_domains: int) -> Tens
     Returns:
         ``[N, D, D]``, float64 on the CPU.
     """
-    grams = [torch.stack([part for x_DX in factors for part in _parts(x_DX.flatten(1))]).sum(0) for factors in grads]
-    return torch.stack(grams).cpu() if grams else torch.zeros(0, num_domains, num_domains, dtype=torch.float64)
+    parts, adapter = [], []
+    for n, factors in enumerate(grads):
+        for x_DX in factors:
+            found = _parts(x_DX.flatten(1))
+            parts += found
+            adapter += [n] * len(found)
+    if not parts:
+        return torch.zeros(0, num_domains, num_domains, dtype=torch.float64)
+    # Stacked once: a few small operations per adapter would cost as much as the products.
+    stacked = torch.stack(parts).cpu()
+    total = torch.zeros(adapter[-1] + 1, *stacked.shape[1:], dtype=torch.float64)
+    return total.index_add_(0, torch.tensor(adapter), stacked)
 
 
 def _parts(x_DP: Tensor) -> list[Tensor]:
