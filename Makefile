@@ -40,6 +40,7 @@ bench gpu-check: export PYTHONWARNINGS = ignore::FutureWarning
 bench: $(READY)  ## Ratios measured in one run; JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.projection
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.hooks
 
 gpu-check: $(READY)  ## GPU tests and a 7B-shape step, where there is a CUDA GPU
 	$(BIN)/python -m benchmarks.gpu_check
