@@ -138,7 +138,8 @@ def test_full_rank_refuses_a_rule_in_weight_space(base, tmp_path):
             verb, base, "--method", "full-rank", "hook.space=weight", f"output_dir={tmp_path / verb}", *STEPS
         )
         assert result.exit_code == 2, result.output
-        assert "which is frozen; with lora.full_rank use a rule that" in result.output
+        assert "set hook.space=factor (--method full-rank)" in result.output
+        assert not (tmp_path / verb).exists()  # before the first step, not at it
 
 
 def test_launch_refuses_leaks_before_it_starts(base, leaky):
