@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.record import save
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.masks import RELATIVE_EPS
-from igascale.linalg.projection import LowRank, sketch_width, streaming_svd
+from igascale.linalg.projection import LowRank, TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean, Workspace, plan_tiles
 
@@ -64,7 +64,7 @@ def streamed(inputs: Inputs, kept: int, memory_mb: float, power_iters: int) -> L
     source = MaskedMean(contrasts, ExpMask(contrasts, TAU, "relative"), plan.rows, workspace)
     cache = workspace.take(source.shape, source.dtype) if plan.cached else None
     sketch = torch.randn(shape[1], sketch_width(kept, OVERSAMPLING, shape), device=inputs[0].device)
-    return streaming_svd(source, kept, sketch, power_iters, cache)
+    return streaming_svd(TilePasses(source, cache), kept, sketch, power_iters)
 
 
 def best_times(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from igascale.linalg import extraction as extract
 from igascale.linalg.contrasts import Contrasts, build_contrasts
 from igascale.linalg.gram import variance_over_domains
 from igascale.linalg.masks import VarianceNorm
-from igascale.linalg.projection import sketch_width, streaming_svd
+from igascale.linalg.projection import TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask, ShuffledMask, SignMask
 from igascale.linalg.tiles import MaskedMean, TileMask, TilePlan, Workspace
 
@@ -162,7 +162,7 @@ def _project_and_extract(
         width = sketch_width(rank, choices.oversampling, (O, I))
         sketch_IP = torch.randn(I, width, generator=sketch, dtype=masked.dtype)
         cache_NOI = workspace.take(masked.shape, masked.dtype) if plan.cached else None
-        projected = streaming_svd(masked, rank, sketch_IP, choices.power_iters, cache_NOI)
+        projected = streaming_svd(TilePasses(masked, cache_NOI), rank, sketch_IP, choices.power_iters)
         tail_energy_N = projected.tail_energy(masked.masked_sq_N)
         if choices.extraction in ("paper", "aligned"):
             split = extract.paper if choices.extraction == "paper" else extract.aligned

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,29 +44,43 @@ def sketch_width(rank: int, oversampling: int, shape: tuple[int, int]) -> int:
     return min(rank + oversampling, *shape)
 
 
-def streaming_svd(
-    source: TileSource, rank: int, sketch_IP: Tensor, power_iters: int, cache_NOI: Tensor | None = None
-) -> LowRank:
+class MatrixProducts(Protocol):
+    """N matrices g ``[O, I]`` known only through products with tall thin matrices; the projection asks for nothing else.
+
+    A product may be formed from tiles (:class:`TilePasses`) or by a kernel that never writes a tile to memory.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def times(self, X_NIP: Tensor) -> Tensor:
+        """``g X``, ``[N, O, P]``; ``X`` is ``[N, I, P]``, or ``[I, P]`` where it is common to the N matrices."""
+        ...
+
+    def transposed_times(self, Q_NOP: Tensor) -> Tensor:
+        """``g^T Q``, ``[N, I, P]``."""
+        ...
+
+
+def streaming_svd(products: MatrixProducts, rank: int, sketch_IP: Tensor, power_iters: int) -> LowRank:
     """Randomized SVD with re-orthonormalised power iterations.
 
     Args:
-        source: the matrices.
+        products: of the matrices.
         rank: singular triplets to keep; fewer come back when O or I is smaller.
         sketch_IP: the Gaussian test matrix, ``[I, rank + oversampling]`` (see :func:`sketch_width`), common to
             the N matrices; ``[N, I, P]`` if each has its own.
-        power_iters: iterations with ``g g^T``; each costs two passes over the matrix.
-        cache_NOI: memory to keep the matrices of the first pass in, for the others. Without it each of the
-            ``2 + 2 * power_iters`` passes generates the tiles again.
+        power_iters: iterations with ``g g^T``; each costs two passes over the matrix, beside the two that there are anyway.
     """
-    passes = _Passes(source, cache_NOI)
-    Y_NOP = passes.times(sketch_IP.to(source.device, source.dtype))
+    Y_NOP = products.times(sketch_IP.to(products.device, products.dtype))
     for _ in range(power_iters):
-        Z_NIP = passes.transposed_times(torch.linalg.qr(Y_NOP).Q)
-        Y_NOP = passes.times(torch.linalg.qr(Z_NIP).Q)
+        Z_NIP = products.transposed_times(torch.linalg.qr(Y_NOP).Q)
+        Y_NOP = products.times(torch.linalg.qr(Z_NIP).Q)
     Q_NOP = torch.linalg.qr(Y_NOP).Q
     del Y_NOP
     # A QR of the tall Q^T g leaves a PxP matrix for the SVD: g ~ Q (W R)^T = (Q R^T) W^T.
-    W_NIP, R_NPP = torch.linalg.qr(passes.transposed_times(Q_NOP))
+    W_NIP, R_NPP = torch.linalg.qr(products.transposed_times(Q_NOP))
     u_NPP, S_NP, vh_NPP = torch.linalg.svd(R_NPP.mT)
     return LowRank(
         U_NOK=Q_NOP @ u_NPP[:, :, :rank],
@@ -74,12 +89,18 @@ def streaming_svd(
     )
 
 
-class _Passes:
-    """Products with the matrices of a source, from tiles or from the copy that the first product keeps."""
+class TilePasses:
+    """:class:`MatrixProducts` from the tiles of a source, or from the copy that the first product keeps.
 
-    def __init__(self, source: TileSource, cache_NOI: Tensor | None) -> None:
-        self.source = source
-        self.cache_NOI = cache_NOI
+    Args:
+        source: the matrices.
+        cache_NOI: memory to keep the matrices of the first pass in, for the others. Without it each pass generates the tiles
+            again.
+    """
+
+    def __init__(self, source: TileSource, cache_NOI: Tensor | None = None) -> None:
+        self.source, self.cache_NOI = source, cache_NOI
+        self.shape, self.dtype, self.device = source.shape, source.dtype, source.device
         self.cached_rows: list[tuple[int, int]] = []
 
     def times(self, X_NIP: Tensor) -> Tensor:

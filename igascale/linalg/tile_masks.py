@@ -33,12 +33,17 @@ class ExpMask:
         norm: what V is divided by.
         keep_N: share of V that is not sampling noise, ``[N]``; all of it by default. No effect on ``mean``, where it
             cancels.
+
+    Attributes:
+        factor_N11: what u is multiplied by in the exponent, ``-tau`` and the units.
+        eps_N11: added to ``gbar^2`` in the denominator of ``relative``, ``smoothed`` and ``fraction``.
+        keep_N11: what V is multiplied by in the denominator of ``fraction``.
     """
 
     scratch = 1
 
     def __init__(self, contrasts: Contrasts, tau: float, norm: VarianceNorm, keep_N: Tensor | None = None) -> None:
-        self.contrasts, self._norm = contrasts, norm
+        self.contrasts, self.norm = contrasts, norm
         dtype = contrasts.left_NDOQ.dtype
         mean_v_N = contrasts.variance_mean_N
         keep_N = torch.ones_like(mean_v_N) if keep_N is None else keep_N.to(mean_v_N)
@@ -48,24 +53,24 @@ class ExpMask:
             factor_N = torch.where(mean_v_N > 0, 1 / torch.where(mean_v_N > 0, mean_v_N, 1.0), 0.0)
         else:
             factor_N = keep_N
-        self._factor_N11 = (-tau * factor_N).to(dtype)[:, None, None]
+        self.factor_N11 = (-tau * factor_N).to(dtype)[:, None, None]
         share_N = {"relative": RELATIVE_EPS * mean_v_N, "smoothed": keep_N * mean_v_N}.get(
             norm, torch.zeros_like(mean_v_N)
         )
         # `tiny` makes 0 / 0 a zero where nothing varies and the mean vanishes too.
-        self._eps_N11 = (share_N.to(dtype) + torch.finfo(dtype).tiny)[:, None, None]
-        self._keep_N11 = keep_N.to(dtype)[:, None, None]
+        self.eps_N11 = (share_N.to(dtype) + torch.finfo(dtype).tiny)[:, None, None]
+        self.keep_N11 = keep_N.to(dtype)[:, None, None]
 
     def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         """See :class:`igascale.linalg.tiles.TileMask`."""
         if not _variance(self.contrasts, i, j, out_NTI, scratch[0]):
             return out_NTI.zero_()
-        if self._norm in ("relative", "smoothed", "fraction"):
-            denominator = torch.addcmul(self._eps_N11, gbar_NTI, gbar_NTI, out=scratch[0])
-            if self._norm == "fraction":
-                denominator.addcmul_(out_NTI, self._keep_N11)
+        if self.norm in ("relative", "smoothed", "fraction"):
+            denominator = torch.addcmul(self.eps_N11, gbar_NTI, gbar_NTI, out=scratch[0])
+            if self.norm == "fraction":
+                denominator.addcmul_(out_NTI, self.keep_N11)
             out_NTI.div_(denominator)
-        return out_NTI.mul_(self._factor_N11).expm1_()
+        return out_NTI.mul_(self.factor_N11).expm1_()
 
 
 class SignMask:

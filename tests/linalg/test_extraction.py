@@ -6,7 +6,7 @@ import torch
 
 from igascale.linalg import extraction
 from igascale.linalg.contrasts import build_contrasts
-from igascale.linalg.projection import LowRank, sketch_width, streaming_svd
+from igascale.linalg.projection import LowRank, TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean
 
@@ -21,7 +21,7 @@ def prepare(adapter, rank=None, tau=0.5, norm="relative"):
         return contrasts, extraction.change_products(source)
     _, O, I = source.shape
     width = sketch_width(rank, max(O, I), (O, I))  # as many columns as there are: the projection is exact
-    projected = streaming_svd(source, rank, torch.randn(I, width, dtype=torch.float64), 0)
+    projected = streaming_svd(TilePasses(source), rank, torch.randn(I, width, dtype=torch.float64), 0)
     return contrasts, extraction.low_rank_products(contrasts, projected)
 
 
@@ -61,7 +61,7 @@ def test_paper_factors_multiply_to_the_best_approximation_and_share_its_energy()
     adapter = random_adapter(12, 9, 3, 4)
     contrasts = build_contrasts(*(x[None] for x in adapter))
     source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), 5)
-    projected = streaming_svd(source, 3, torch.randn(9, 9, dtype=torch.float64), 0)
+    projected = streaming_svd(TilePasses(source), 3, torch.randn(9, 9, dtype=torch.float64), 0)
     got = extraction.paper(contrasts, projected)
     torch.testing.assert_close(got.b[0] @ got.a[0], target(adapter, 3), rtol=1e-10, atol=1e-12)
     S = truncate(target(adapter), 3)[1]
@@ -88,7 +88,7 @@ def test_aligned_is_eq_10_turned_as_near_to_the_means_as_a_rotation_can():
     a, b, _, _ = adapter = random_adapter(12, 9, 3, 4)
     contrasts = build_contrasts(*(x[None] for x in adapter))
     source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), 5)
-    projected = streaming_svd(source, 3, torch.randn(9, 9, dtype=torch.float64), 0)
+    projected = streaming_svd(TilePasses(source), 3, torch.randn(9, 9, dtype=torch.float64), 0)
     split, got = extraction.paper(contrasts, projected), extraction.aligned(contrasts, projected)
     torch.testing.assert_close(got.b[0] @ got.a[0], target(adapter, 3), rtol=1e-10, atol=1e-12)
 

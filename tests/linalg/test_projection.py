@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igascale.linalg.contrasts import build_contrasts
-from igascale.linalg.projection import sketch_width, streaming_svd
+from igascale.linalg.projection import TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean
 
@@ -21,7 +21,7 @@ def project(adapters, rank, *, tau=0.5, norm="relative", rows=16, power_iters=1,
     g = torch.Generator().manual_seed(0)
     sketch = torch.randn(I, sketch_width(rank, oversampling, (O, I)), generator=g, dtype=torch.float64)
     cache = torch.empty(source.shape, dtype=source.dtype) if cached else None
-    return source, streaming_svd(source, rank, sketch, power_iters, cache)
+    return source, streaming_svd(TilePasses(source, cache), rank, sketch, power_iters)
 
 
 def dense_of(source, low_rank, n=0):
