@@ -1,194 +1,203 @@
-"""Step time of plain PEFT + DeepSpeed, igascale mean and igascale iga, on the same batches in one run.
+"""One optimizer step: plain PEFT + DeepSpeed, igascale mean and iga, and a naive IGA, on the same batches in one run.
 
-    python -m benchmarks.step
+    python -m benchmarks.step                      # CPU: 2 processes under the deepspeed launcher, ZeRO-2, 4 layers of 512
+    python -m benchmarks.step --shape 7b           # one GPU; also 13b and 70b-layers (8 of the 80 layers)
 
-Two processes under the deepspeed launcher, ZeRO-2, the demo's model shape, data and configuration. The variants take turns
-step by step, so that whatever else the machine does hits them alike. "plain" does what a user does without igascale: the
-ordinary backward pass and DeepSpeed's own reduction of the same loss. "capture" is igascale's forward and backward pass
-(with capture) against plain's (with DeepSpeed's reduction): what per-domain gradients cost before any rule is applied.
+The variants take turns step by step, so that whatever else the machine does hits them alike; ratios are of medians. Peak memory
+comes from runs of each variant by itself: of the process (resident set, less what it was before the model was built) on a CPU, of the
+allocator on a GPU. The last table is laid out like Table 3 of the paper, with an epoch of its 31,200 groups at this rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-import yaml
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
 
+from benchmarks import variants
 from benchmarks.record import save
-from igascale import assemble
-from igascale.capture import GradientCapture
-from igascale.config import RunConfig, load_config
-from igascale.demo.base_model import BaseModelSettings, build_base_model
-from igascale.demo.run import METHODS, DemoSettings, demo_config
-from igascale.engine.deepspeed import init_distributed
-from igascale.isomers.batches import Batch, collate, domain_denominators, micro_batches, shard_groups
-from igascale.isomers.dataset import generate_dataset
+from benchmarks.shapes import SHAPES, Shape, described
 from igascale.launchers import base, deepspeed
-from igascale.loss import domain_token_losses
-from igascale.step import take_step
 
-Steps = tuple[Callable[[int], None], Callable[[int], None]]
-
-
-def prepare(folder: Path, settings: DemoSettings) -> None:
-    """The demo's inputs; the base model is hardly trained, which changes no cost."""
-    generate_dataset(folder / "data", groups=400, validation_groups=4, ood_groups=4, seed=0)
-    build_base_model(folder / "base", 0, BaseModelSettings(steps=2))
-    for name, hook in METHODS.items():
-        config = demo_config(folder, settings, 0, name, hook)
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+ORDER = ("plain", "mean", "iga", "iga-exact", "gate", "naive")
+#: The paper's training set: 39,000 groups less the held-out fifth.
+PAPER_GROUPS = 31_200
 
 
-class Rows:
-    """This rank's micro-batches of every step, and the denominators of the whole step."""
+def open_device() -> tuple[torch.device, bool]:
+    """This process's device, and whether it is one of several."""
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if distributed:
+        from igascale.engine.deepspeed import init_distributed
 
-    def __init__(self, config: RunConfig, data: assemble.Data, rank: int, world_size: int, pad: int):
-        self.config, self.data, self.rank, self.world_size, self.pad = config, data, rank, world_size, pad
-        self.domains = data.train.domains
-
-    def __call__(self, step: int) -> tuple[list[Batch], torch.Tensor, torch.Tensor]:
-        everything = self.data.schedule.groups_of_step(step)
-        mine = [e for g in shard_groups(everything, self.rank, self.world_size) for e in self.data.train.groups[g]]
-        size = assemble.micro_batch_size(self.config, len(everything) // self.world_size, len(self.domains))
-        batches = [collate(rows, self.pad, "token") for rows in micro_batches(mine, size)]
-        total = domain_denominators(
-            [e for g in everything for e in self.data.train.groups[g]], len(self.domains), "token"
-        )
-        return batches, domain_denominators(mine, len(self.domains), "token"), total
+        return init_distributed(), True
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu"), False
 
 
-def igascale_variant(config: RunConfig, device: torch.device) -> Steps:
-    """(forward and backward with capture, combine and step) of one optimizer step."""
-    hook = assemble.build_hook(config)
-    student = assemble.build_student(config, device)
-    data = assemble.load_data(config, student.tokenizer)
-    engine = assemble.build_engine(config, student, hook, device)
-    rows = Rows(config, data, engine.comm.rank, engine.comm.world_size, student.tokenizer.pad_token_id)
-    capture = GradientCapture(student.adapters, len(rows.domains))
-    state: dict[str, Any] = {}
-
-    def backward(step: int) -> None:
-        batches, mine_D, _ = rows(step)
-        loss_D = torch.zeros(len(rows.domains), dtype=torch.float64)
-        capture.reset()
-        with capture, engine.accumulate():
-            for batch in batches:
-                with capture.rows(batch.domain):
-                    logits = engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                    losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, len(rows.domains))
-                    engine.backward(losses_D.sum())
-                    loss_D += losses_D.detach().double()
-        state.update(loss=loss_D, denominators=mine_D)
-
-    def step(number: int) -> None:
-        take_step(
-            engine,
-            hook,
-            capture.sums(),
-            state["loss"],
-            state["denominators"],
-            domains=rows.domains,
-            step=number,
-            seed=0,
-            lr=1e-3,
-            max_grad_norm=1.0,
-        )
-
-    return backward, step
-
-
-def plain_variant(config: RunConfig, device: torch.device) -> Steps:
-    """The same loss by ordinary means."""
-    import deepspeed as ds
-
-    student = assemble.build_student(config, device)
-    data = assemble.load_data(config, student.tokenizer)
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rows = Rows(config, data, rank, world, student.tokenizer.pad_token_id)
-    optimizer = torch.optim.AdamW([p for p in student.model.parameters() if p.requires_grad], lr=1e-3)
-    accumulation = config.train.gradient_accumulation_steps
-    ds_config = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000000, "allgather_bucket_size": 5000000},
-    }
-    engine = ds.initialize(model=student.model, optimizer=optimizer, config=ds_config)[0]
-
-    def backward(step: int) -> None:
-        batches, _, total_D = rows(step)
-        for batch in batches:
-            logits = engine(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-            losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, len(rows.domains))
-            engine.backward((losses_D / total_D.float()).mean() * world * accumulation)
-
-    return backward, lambda number: engine.step()
-
-
-def worker(folder: Path, steps: int) -> None:
-    """Run on every rank; rank 0 prints and saves."""
-    torch.set_num_threads(1)
-    device = init_distributed()
-    configs = {name: load_config(folder / f"{name}.yaml") for name in METHODS}
-    variants: dict[str, Steps] = {"plain": plain_variant(configs["mean"], device)}
-    variants |= {name: igascale_variant(config, device) for name, config in configs.items()}
-    seconds: dict[str, dict[str, list[float]]] = {name: {"backward": [], "step": []} for name in variants}
+def measure_time(shape: Shape, names: list[str], steps: int) -> dict[str, Any]:
+    """Median seconds of a step, in all and by part, of each variant; they take turns."""
+    device, distributed = open_device()
+    running = {name: variants.build(name, shape, device, distributed) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(steps + 2):
-        for name, (backward, step) in variants.items():
-            torch.distributed.barrier()
-            times = [time.perf_counter()]
-            for part in (backward, step):
-                part(number)
-                torch.distributed.barrier()
-                times.append(time.perf_counter())
-            if number >= 2:
-                seconds[name]["backward"].append(times[1] - times[0])
-                seconds[name]["step"].append(times[2] - times[1])
-    if torch.distributed.get_rank() == 0:
-        report(configs["mean"], {n: {k: median(v) for k, v in parts.items()} for n, parts in seconds.items()}, steps)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def report(config: RunConfig, seconds: dict[str, dict[str, float]], steps: int) -> None:
-    """Print the table and write the JSON."""
-    total = {name: parts["backward"] + parts["step"] for name, parts in seconds.items()}
-    print(f"one optimizer step, 2 processes, ZeRO-2, {config.groups_per_step} groups x 4 domains, median of {steps}:")
-    for name, parts in seconds.items():
-        print(
-            f"{name:>10}: {total[name] * 1e3:7.1f} ms = forward+backward {parts['backward'] * 1e3:7.1f} "
-            f"+ combine and step {parts['step'] * 1e3:6.1f}   {total[name] / total['plain']:.2f}x plain"
-        )
-    ratios = {
-        "iga / mean": total["iga"] / total["mean"],
-        "mean / plain": total["mean"] / total["plain"],
-        "capture (forward+backward, mean / plain)": seconds["mean"]["backward"] / seconds["plain"]["backward"],
+        for name, variant in running.items():
+            variant.clock.seconds.clear()
+            _wait(device, distributed)
+            started = time.perf_counter()
+            variant.step(number)
+            _wait(device, distributed)
+            if number >= 2:  # the first two warm up
+                seconds[name].append(time.perf_counter() - started)
+                parts[name].append(dict(variant.clock.seconds))
+    return {
+        name: {
+            "seconds": median(seconds[name]),
+            "parts": {k: median(p[k] for p in parts[name]) for k in parts[name][0]},
+            "trainable": running[name].student.trainable,
+        }
+        for name in names
     }
+
+
+def measure_memory(shape: Shape, name: str, steps: int = 3) -> int:
+    """Peak bytes of one variant by itself, in this process."""
+    device, distributed = open_device()
+    variants.build(name, SHAPES["tiny"], device, distributed).step(0)  # loads the code, whose memory is not the step's
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = 0
+    else:
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    variant = variants.build(name, shape, device, distributed)
+    for number in range(steps):
+        variant.step(number)
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:")]
+    return int(line.split()[1]) * 1024
+
+
+def _wait(device: torch.device, distributed: bool) -> None:
+    if distributed:
+        dist.barrier()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def worker(job: dict[str, Any], out: Path) -> None:
+    """One process of one measurement; the first rank writes the result."""
+    torch.set_num_threads(job["threads"])
+    shape = SHAPES[job["shape"]]
+    if job["memory"]:
+        result: Any = measure_memory(shape, job["names"][0])
+    else:
+        result = measure_time(shape, job["names"], job["steps"])
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        out.write_text(json.dumps(result))
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def run_job(job: dict[str, Any], processes: int) -> Any:
+    """Run a worker (under the deepspeed launcher if there are several) and read what it found."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        arguments = ("--worker", json.dumps(job), "--out", str(out))
+        if processes == 1:
+            status = subprocess.call([sys.executable, "-m", "benchmarks.step", *arguments])
+        else:
+            spec = base.LaunchSpec(processes, "benchmarks.step", arguments, base.free_port())
+            status = base.run(deepspeed.build_command(spec), deepspeed.environment(spec))
+        if status:
+            sys.exit(status)
+        return json.loads(out.read_text())
+
+
+def report(shape: Shape, times: dict[str, Any], memory: dict[str, int], processes: int) -> dict[str, float]:
+    """Print the tables; return the ratios."""
+    console = Console(width=120, highlight=False)
+    base_seconds = times["plain"]["seconds"]
+    table = Table("step", "ms", "x plain", "combine", "reduce", "gather", "optimizer", "peak MiB", "x mean", box=None)
+    for name, found in times.items():
+        cells = [f"{found['parts'].get(k, 0) * 1e3:.1f}" for k in ("combine", "reduce", "gather", "optimizer")]
+        peak = f"{memory[name] / 2**20:.0f}", f"{memory[name] / memory['mean']:.3f}"
+        table.add_row(name, f"{found['seconds'] * 1e3:.1f}", f"{found['seconds'] / base_seconds:.3f}", *cells, *peak)
+    console.print(table)
+    paper = Table("like Table 3", "min per epoch", "peak GiB", "trainable", box=None)
+    for name, found in times.items():
+        scale = (shape.layers_in_full or shape.layers) / shape.layers
+        minutes = found["seconds"] * scale * PAPER_GROUPS / shape.groups / 60
+        paper.add_row(
+            name, f"{minutes:.1f}", f"{memory[name] / 2**30:.2f}", f"{found['trainable'] * scale / 1e6:.2f} M"
+        )
+    console.print(paper)
+    ratios = {
+        "iga / mean": times["iga"]["seconds"] / times["mean"]["seconds"],
+        "iga / plain": times["iga"]["seconds"] / base_seconds,
+        "mean / plain": times["mean"]["seconds"] / base_seconds,
+        "peak memory iga / mean": memory["iga"] / memory["mean"],
+    }
+    if "naive" in times:
+        ratios["naive / iga"] = times["naive"]["seconds"] / times["iga"]["seconds"]
     for name, ratio in ratios.items():
-        print(f"{name} = {ratio:.3f}")
-    print(save("step", "cpu", {"steps": steps, "groups": config.groups_per_step, "seconds": seconds, "ratios": ratios}))
+        console.print(f"{name} = {ratio:.3f}")
+    console.print(
+        f"{processes} process(es), {shape.tokens} tokens a step, hidden {shape.hidden}, {shape.layers} layers"
+    )
+    return ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shape", choices=SHAPES, default="cpu")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--processes", type=int, help="default: 2 on a CPU, 1 on a GPU")
+    parser.add_argument(
+        "--variants", default=",".join(ORDER), help=f"of {', '.join(ORDER)}; plain, mean and iga must be there"
+    )
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(args.worker, args.steps)
+        worker(args.worker, args.out)
         return
-    with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name), DemoSettings())
-        spec = base.LaunchSpec(2, "benchmarks.step", ("--worker", name, "--steps", str(args.steps)), base.free_port())
-        sys.exit(base.run(deepspeed.build_command(spec), deepspeed.environment(spec)))
+    cuda = torch.cuda.is_available()
+    processes = args.processes or (1 if cuda else 2)
+    names = [name for name in ORDER if name in args.variants.split(",")]
+    job = {"shape": args.shape, "names": names, "steps": args.steps, "memory": False}
+    job["threads"] = max(1, (os.cpu_count() or 1) // processes)
+    times = run_job(job, processes)
+    memory = {name: run_job(job | {"names": [name], "memory": True}, processes) for name in names}
+    shape = SHAPES[args.shape]
+    ratios = report(shape, times, memory, processes)
+    result = {
+        "shape": described(shape),
+        "processes": processes,
+        "steps": args.steps,
+        "variants": times,
+        "ratios": ratios,
+    }
+    if args.shape == "tiny":
+        return  # a rehearsal
+    label = "step" if args.shape in ("cpu", "7b") else f"step-{args.shape}"
+    print(save(label, "cuda" if cuda else "cpu", result | {"peak_bytes": memory}))
 
 
 if __name__ == "__main__":

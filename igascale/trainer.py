@@ -87,7 +87,7 @@ class Trainer:
             self.step if resumed else None,
         )
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        capture = GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise)
+        capture = self.new_capture()
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
@@ -100,6 +100,10 @@ class Trainer:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             self.log.close()
+
+    def new_capture(self) -> GradientCapture:
+        """What gathers the gradients of this run's steps."""
+        return GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise)
 
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)
