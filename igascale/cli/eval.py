@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -89,12 +88,13 @@ def command(
     # Read before the model is loaded: a broken file should not cost minutes.
     id_groups, ood_groups = _read(id_file, limit_groups), _read(ood_file, limit_groups) if ood_file else None
     notes: list[str] = []
-    if located.run and id_file == located.setting("data.validation"):
-        id_groups, notes = _trained_domains(id_groups, located.run_config.get("data", {}))
-    if located.run and located.run_config.get("data", {}).get("allow_leakage"):
-        notes.append(
-            "LEAKAGE: this run was trained on the seed problems of its held-out files; the figures are inflated"
-        )
+    if located.run:
+        from igascale.evaluation.of_run import in_distribution, leakage_note
+
+        section = located.run_config.get("data", {})
+        if id_file == located.setting("data.validation"):
+            id_groups, notes = in_distribution(id_groups, section)
+        notes += leakage_note(section)
 
     from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
     from igascale.evaluation.tables import evaluation_table
@@ -123,24 +123,6 @@ def command(
     console.print(
         f"Written: {folder / RESULT_FILE}, {folder / SAMPLES_FILE}", soft_wrap=True, highlight=False, markup=False
     )
-
-
-def _trained_domains(groups: list[IsomerGroup], data: Mapping[str, Any]) -> tuple[list[IsomerGroup], list[str]]:
-    """The groups with the domains that the run was trained on: the others are not in-distribution."""
-    from dataclasses import replace
-
-    from igascale.isomers.schema import domains_of
-
-    present = domains_of(groups)
-    trained = tuple(data.get("domains") or present)
-    trained = trained[: data.get("num_domains") or len(trained)]
-    if set(present) <= set(trained):
-        return groups, []
-    kept = [replace(g, instances=tuple(i for i in g.instances if i.domain in trained)) for g in groups]
-    others = ", ".join(d for d in present if d not in trained)
-    return [g for g in kept if g.instances], [
-        f"ID is {', '.join(trained)}, what the run was trained on; left out: {others}"
-    ]
 
 
 def _read(file: str, limit: int | None) -> list[IsomerGroup]:
