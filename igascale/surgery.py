@@ -251,11 +251,10 @@ class Surgery:
             raise UserError("surgery.step() belongs outside of surgery.rows(...)")
         if self._broken:
             raise UserError("a micro-batch was interrupted, or left before its backward pass; call surgery.reset()")
+        again = self._record.passes == self._passes_before
+        if again and (self._record.passes or not self._engine.at_boundary()):
+            raise UserError("surgery.step() was called twice after one backward pass: once per micro-batch is right")
         if not self._engine.at_boundary():
-            if self._record.passes == self._passes_before:
-                raise UserError(
-                    "surgery.step() was called twice after one backward pass: once per micro-batch is right"
-                )
             self._passes_before = self._record.passes
             self._engine.pass_by()
             return None
