@@ -1,4 +1,4 @@
-"""The ways to take one optimizer step that `benchmarks.step` compares, each with a model of its own on the same batches.
+"""The ways to take one optimizer step that `benchmarks.step` compares, on the same batches.
 
 plain: PEFT and DeepSpeed as a user has them today (plain PyTorch where there is one process), the mean over domains of the loss.
 mean, iga, ...: igascale's trainer, the code that `igascale train` runs.
@@ -7,6 +7,7 @@ naive: IGA as one would first write it (:mod:`benchmarks.naive`), in plain PyTor
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -30,6 +31,16 @@ RULES: dict[str, dict[str, Any]] = {
     "iga-exact": {"name": "iga", "projection": "none"},
     "gate": {"name": "gate"},
 }
+
+
+@functools.cache
+def _shared_model(shape: Shape, device: torch.device) -> Any:
+    return build_model(shape, device)
+
+
+def _model(shape: Shape, device: torch.device, distributed: bool) -> Any:
+    """A model of its own under DeepSpeed, which puts hooks on it; else one for all, as several do not fit on a GPU."""
+    return build_model(shape, device) if distributed else _shared_model(shape, device)
 
 
 class Clock:
@@ -66,11 +77,10 @@ class Igascale:
 
     def __init__(self, shape: Shape, rule: dict[str, Any], device: torch.device, distributed: bool) -> None:
         config = run_config(shape, rule, "deepspeed" if distributed else "single")
-        hook, self.student = assemble.build_hook(config), student(build_model(shape, device))
+        hook, self.student = assemble.build_hook(config), student(_model(shape, device, distributed))
         engine = assemble.build_engine(config, self.student, hook, device)
         self.trainer = Trainer(config, make_data(shape), self.student, hook, engine)
         self.capture = self.trainer.new_capture()
-        self.capture.install()
         self.clock = Clock(device)
         for owner, method, name in (
             (hook, "combine", "combine"),
@@ -83,7 +93,8 @@ class Igascale:
 
     def step(self, number: int) -> None:
         self.trainer.step = number
-        report, _ = self.trainer._one_step(self.capture, 1e-6)
+        with self.capture:  # installed for this step only: in one process the variants share the model
+            report, _ = self.trainer._one_step(self.capture, 1e-6)
         if report.skipped:
             raise RuntimeError(f"step skipped: {report.skipped}")
 
@@ -112,7 +123,7 @@ class Plain:
     """What a user does without igascale: the ordinary backward pass, DeepSpeed's (or PyTorch's) optimizer step."""
 
     def __init__(self, shape: Shape, device: torch.device, distributed: bool) -> None:
-        self.student = student(build_model(shape, device))
+        self.student = student(_model(shape, device, distributed))
         self.parameters = [p for p in self.student.model.parameters() if p.requires_grad]
         self.distributed, self.shape = distributed, shape
         self.world_size = dist.get_world_size() if distributed else 1
@@ -162,7 +173,7 @@ class Naive:
     """D backward passes, dense matrices, one adapter after another; every rank does all of it."""
 
     def __init__(self, shape: Shape, device: torch.device, distributed: bool) -> None:
-        self.student = student(build_model(shape, device))
+        self.student = student(_model(shape, device, distributed))
         self.parameters = [p for a in self.student.adapters.values() for p in (a.A, a.B)]
         self.masters = [p.detach().float() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(self.masters, lr=1e-6)
