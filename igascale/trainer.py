@@ -87,7 +87,9 @@ class Trainer:
             self.step if resumed else None,
         )
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        capture = GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise)
+        capture = GradientCapture(
+            self.student.adapters, len(self.domains), self.hook.uses_noise, ordinary_gradients=False
+        )
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
@@ -172,7 +174,7 @@ class Trainer:
         batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
         num_domains, auxiliary = len(self.domains), self.hook.auxiliary
         aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        with capture.rows(batch.domain, weight_B=batch.weights.sum(1), whole_groups=whole):
+        with capture.rows(batch.domain, weight=batch.weights.sum(1), whole_groups=whole):
             logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
             self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)
