@@ -165,7 +165,7 @@ class Surgery:
         self._domain_B, self._losses, passes = numbers, 0, self._record.passes
         try:
             # What the rows weigh, for the measurement of noise, is known when the loss is.
-            with self._capture.rows(numbers, weight_B=torch.zeros(len(numbers))):
+            with self._capture.rows(numbers, weight=torch.zeros(len(numbers))):
                 yield
             if self.hook.auxiliary is not None and self._losses and self._record.passes == passes:
                 self._broken = True  # its auxiliary pass ran alone

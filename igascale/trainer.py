@@ -107,7 +107,7 @@ class Trainer:
 
     def new_capture(self) -> GradientCapture:
         """What gathers the gradients of this run's steps."""
-        return GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise)
+        return GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise, ordinary_gradients=False)
 
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)
@@ -192,7 +192,7 @@ class Trainer:
         num_domains, auxiliary = len(self.domains), self.hook.auxiliary
         aux_D = torch.zeros(num_domains, dtype=torch.float64)
         weight_B = batch.weights.sum(1)
-        with capture.rows(batch.domain, weight_B=weight_B, whole_groups=whole, on_complete=on_complete):
+        with capture.rows(batch.domain, weight=weight_B, whole_groups=whole, on_complete=on_complete):
             logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
             self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)

@@ -145,10 +145,14 @@ def shard_groups(groups: Sequence[int], rank: int, world_size: int) -> list[int]
 
 
 def micro_batches(examples: Sequence[Example], micro_batch_size: int) -> list[list[Example]]:
-    """Cut a rank's rows into forward passes, in order; a group may span two of them."""
+    """Cut a rank's rows into forward passes, in order; a group may span two of them.
+
+    Within each the rows are sorted by domain (those of one domain stay in order), as capture is fastest with.
+    """
     if micro_batch_size < 1:
         raise ValueError(f"micro_batch_size must be at least 1, not {micro_batch_size}")
-    return [list(examples[i : i + micro_batch_size]) for i in range(0, len(examples), micro_batch_size)]
+    cuts = range(0, len(examples), micro_batch_size)
+    return [sorted(examples[i : i + micro_batch_size], key=lambda example: example.domain) for i in cuts]
 
 
 def _check_reduction(loss_reduction: str) -> None:

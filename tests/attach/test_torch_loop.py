@@ -221,7 +221,7 @@ def test_noise_is_measured_with_the_weights_of_the_loss():
         adapters, weight_D = find_adapters(model), torch.zeros(D).double()
         with GradientCapture(adapters, D, measure_noise=True) as capture:
             for batch in batches:
-                with capture.rows(batch["domain"], weight_B=weigh(batch)):
+                with capture.rows(batch["domain"], weight=weigh(batch)):
                     losses, learnt = token_losses(model, batch)
                     (losses * learnt).sum().backward()
                 weight_D.index_add_(0, batch["domain"], learnt.sum(1).double())

@@ -216,7 +216,9 @@ def test_installing_twice():
         (torch.tensor([0, 2]), "domain 2 is not in 0 .. 1"),
         (torch.tensor([-1, 0]), "domain -1 is not in"),
         (torch.tensor([0.0, 1.0]), "vector of integers"),
-        (torch.tensor([[0, 1]]), "vector of integers"),
+        (torch.tensor([[[0, 1]]]), "vector of integers"),
+        (torch.tensor([[0, 2]]), "domain 2 is not in"),
+        (torch.tensor([[-2, 1]]), "domain -2 is not in"),
     ],
 )
 def test_bad_domain_vectors(domain, message):

@@ -143,7 +143,7 @@ def test_capture_measures_each_micro_batch():
         expected = {fqn: torch.zeros(2, 2, 2, dtype=torch.float64) for fqn in adapters}
         for batch in ids:
             before = {fqn: (s.a.clone(), s.b.clone()) for fqn, s in plain.sums().items()}
-            with capture.rows(domains, weight_B=weights), plain.rows(domains):
+            with capture.rows(domains, weight=weights), plain.rows(domains):
                 model(input_ids=batch).logits.square().sum().backward()
             for fqn, s in plain.sums().items():
                 a, b = s.a - before[fqn][0], s.b - before[fqn][1]
@@ -180,7 +180,7 @@ def test_a_group_cut_by_a_forward_pass_counts_once():
         with GradientCapture(adapters, 2, measure_noise=True) as capture:
             for i, j in zip((0, *cuts), (*cuts, 8)):
                 whole = j % 4 == 0 or not told
-                with capture.rows(domains[i:j], weight_B=weights[i:j], whole_groups=whole):
+                with capture.rows(domains[i:j], weight=weights[i:j], whole_groups=whole):
                     model(input_ids=ids[i:j]).logits.square().sum().backward()
             return capture.noise
 

@@ -118,8 +118,10 @@ def test_shards_are_contiguous_and_near_equal(num_groups, world_size):
 
 
 def test_micro_batches():
-    rows = [LONG, SHORT, FULL, LONG, SHORT]
-    assert micro_batches(rows, 2) == [[LONG, SHORT], [FULL, LONG], [SHORT]]
-    assert micro_batches(rows, 9) == [rows]
+    rows = [LONG, SHORT, FULL, LONG, SHORT]  # of domains 1, 0, 1, 1, 0
+    assert micro_batches(rows, 2) == [[SHORT, LONG], [FULL, LONG], [SHORT]]
+    assert micro_batches(rows, 9) == [[SHORT, SHORT, LONG, FULL, LONG]]
+    again = [other for part in micro_batches(rows, 4) for other in part]
+    assert all(any(row is other for other in again) for row in rows)
     with pytest.raises(ValueError, match="at least 1"):
         micro_batches(rows, 0)
