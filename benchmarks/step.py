@@ -78,7 +78,7 @@ def igascale_variant(config: RunConfig, device: torch.device) -> Steps:
     def backward(step: int) -> None:
         batches, mine_D, _ = rows(step)
         loss_D = torch.zeros(len(rows.domains), dtype=torch.float64)
-        capture.reset()
+        capture.reset({"main": engine.new_sums(len(rows.domains))})
         with capture, engine.accumulate():
             for batch in batches:
                 with capture.rows(batch.domain):
