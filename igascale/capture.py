@@ -157,7 +157,7 @@ class GradientCapture:
             self._rows = before
             self._thaw()
 
-    def sums(self, into: str = "main") -> dict[str, DomainFactorGrads]:
+    def sums(self, into: str = "main") -> Mapping[str, DomainFactorGrads]:
         """What came since the last :meth:`reset`, per adapter; zeros where nothing came.
 
         The tensors are the accumulators themselves: a further backward adds to them; :meth:`reset` leaves
@@ -165,7 +165,7 @@ class GradientCapture:
         """
         _check_set(into)
         if into in self._buffers:
-            return dict(self._buffers[into])
+            return self._buffers[into]
         return {
             fqn: DomainFactorGrads(
                 self._accumulator(into, fqn, "a", adapter.A), self._accumulator(into, fqn, "b", adapter.B)

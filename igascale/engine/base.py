@@ -12,8 +12,8 @@ What one optimizer step communicates, with W ranks, N adapters, P LoRA parameter
 * one all-gather, of every owner's share: ``P`` float32 numbers (``2 P`` with a reference gradient) and ``D^2 + 3 + S``
   float64 figures per adapter (inner products between domains, squared norms, statistics). It is padded to the longest share.
 
-What DeepSpeed adds is its own all-gather of the updated parameters; it reduces no gradient, since there is none left at the end of
-:meth:`Engine.accumulate`. In one process nothing is communicated and nothing is copied. ``tests/distributed/test_communication.py``
+What DeepSpeed adds is its own all-gather of the updated parameters and an all-reduce of one number (whether to step); it reduces
+no gradient, since there is none left at the end of :meth:`Engine.accumulate`. In one process nothing is communicated and nothing is copied. ``tests/distributed/test_communication.py``
 counts all of this, operation by operation.
 
 Sums and gathers are here, for every engine; how parameters lie in memory, and who steps them, is the engine's own.

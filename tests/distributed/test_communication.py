@@ -56,7 +56,8 @@ def two(prepared):
 
 @pytest.fixture(scope="module")
 def three(prepared):
-    return run_ranks(prepared, 3, {name: CASES[name] for name in ("iga", "iga-off")})
+    few = [*IGA, "lora.target_modules=[q_proj]"]
+    return run_ranks(prepared, 3, {**{name: CASES[name] for name in ("iga", "iga-off")}, "iga-few": few})
 
 
 def sizes(found):
@@ -116,6 +117,13 @@ def test_counts_at_three_ranks(three):
     ranks = [rank["iga"] for rank in three]
     check_counts("iga", ranks)
     assert len(set(ranks[0]["owners"].values())) == 3
+
+
+def test_more_ranks_than_adapters(three):
+    ranks = [rank["iga-few"] for rank in three]
+    check_counts("iga", ranks)
+    assert sorted(ranks[0]["owners"].values()) == [0, 1]
+    assert all(torch.equal(t, ranks[2]["masters"][k]) for k, t in ranks[0]["masters"].items())
 
 
 def test_what_the_totals_are(two):

@@ -10,7 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from igascale.adapters import LoraAdapter, find_adapters
 from igascale.capture import GradientCapture
+from igascale.engine.adamw import AdamW
 from igascale.engine.buckets import GradientBuckets, plan_buckets
+from igascale.engine.single import SingleEngine
 from igascale.errors import UserError
 from igascale.model import set_activation_checkpointing
 
@@ -129,6 +131,31 @@ def test_memory_is_allocated_when_first_asked_for():
     assert not sums._flat
     sums["m3"].a.add_(1)
     assert [plan[number].fqns for number in sums._flat] == [("m3",)]
+
+
+def test_one_process_divides_in_place():
+    model = tiny_peft()
+    engine = SingleEngine(model, find_adapters(model), lambda p: AdamW(p, lr=1.0), torch.device("cpu"))
+    sums = engine.new_sums(D)
+    for i, grad in enumerate(sums.values()):
+        grad.a.fill_(i)
+        grad.b.fill_(-i)
+    places = {fqn: grad.a.data_ptr() for fqn, grad in sums.items()}
+    owned = engine.reduce(sums, torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
+    for i, (fqn, grad) in enumerate(owned.items()):
+        assert grad.a.data_ptr() == places[fqn]
+        assert grad.a[:, 0, 0].tolist() == [i, i / 2, i / 4]
+        assert grad.b[:, 0, 0].tolist() == [-i, -i / 2, -i / 4]
+    assert not any(traffic.calls for traffic in engine.comm.traffic.values())
+
+
+def test_several_ranks_need_buckets():
+    model = tiny_peft()
+    engine = SingleEngine(model, find_adapters(model), lambda p: AdamW(p, lr=1.0), torch.device("cpu"))
+    plain = dict(engine.new_sums(D))
+    engine.comm = Recording()
+    with pytest.raises(TypeError, match=r"engine\.new_sums"):
+        engine.reduce(plain, torch.ones(D))
 
 
 # With capture.

@@ -9,7 +9,7 @@ from igascale.engine.results import pack, share_lengths, unpack
 from igascale.hooks import FactorGrads
 
 CPU = torch.device("cpu")
-SHAPES = {f"m{i}": (torch.Size((2, 5 + i)), torch.Size((3 + 2 * i, 2))) for i in range(5)}
+SHAPES = {f"m{i}": (torch.Size((3, 5 + i)), torch.Size((3 + 2 * i, 3))) for i in range(5)}
 
 
 @pytest.mark.parametrize("reference", [False, True])
@@ -40,7 +40,7 @@ def test_round_trip(reference, ranks):
 
 def test_a_view_of_what_was_gathered():
     """So that one tensor holds all results, not two."""
-    share = pack({"m0": FactorGrads(torch.ones(2, 5), torch.ones(3, 2))}, torch.zeros(1, 2), 20, 1, CPU)
+    share = pack({"m0": FactorGrads(torch.ones(3, 5), torch.ones(3, 3))}, torch.zeros(1, 2), 29, 1, CPU)
     shares_WL = share[None]
     found, _ = unpack(shares_WL, {"m0": SHAPES["m0"]}, {"m0": 0}, 2, 1)
     assert found["m0"].a.untyped_storage().data_ptr() == shares_WL.untyped_storage().data_ptr()
