@@ -17,15 +17,17 @@ from torch import Tensor
 
 from igascale import checkpoint as checkpoints
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
+from igascale.attention import model_inputs, start_attention
 from igascale.capture import GradientCapture
 from igascale.checkpoint import Checkpoint
 from igascale.config import RunConfig
 from igascale.engine import Engine
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
-from igascale.isomers.batches import collate, domain_denominators, micro_batches, shard_groups
+from igascale.isomers.batches import collate, domain_denominators, micro_batches, pack, shard_groups
 from igascale.isomers.encode import Example
-from igascale.loss import domain_token_losses, supervised_logits
+from igascale.loss import domain_token_losses
+from igascale.loss_record import auxiliary_sums
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
 from igascale.schedule import learning_rate
@@ -93,6 +95,9 @@ class Trainer:
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
+                self.reporter.say(
+                    start_attention(self.student.model, self.data.train.groups, self.config.train.packing)
+                )
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
                 if resumed:
@@ -171,20 +176,22 @@ class Trainer:
         return report, tokens
 
     def _forward_backward(self, capture: GradientCapture, rows: list[Example], whole: bool) -> tuple[Tensor, Tensor]:
-        batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
-        num_domains, auxiliary = len(self.domains), self.hook.auxiliary
-        aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        with capture.rows(batch.domain, weight=batch.weights.sum(1), whole_groups=whole):
-            logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        """One micro-batch of rows sorted by domain; the sums of losses and of the hook's statistic per domain."""
+        reduction = self.config.train.loss_reduction
+        host = pack(rows, reduction) if self.config.train.packing else collate(rows, self._pad, reduction)
+        batch, num_domains = host.to(self.engine.device), len(self.domains)
+        with capture.rows(host.domain, weight=host.domain_weights, whole_groups=whole):
+            logits = self.engine.forward(**model_inputs(batch, self.student.model)).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
-            self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)
-        if auxiliary is not None:
-            logits_NV, labels_N, row_N = supervised_logits(logits, batch.labels)
-            statistic_N = auxiliary(logits_NV.float(), labels_N) * batch.weights[batch.labels != -100]
-            with capture.rows(batch.domain, into="aux"):
-                self.engine.backward(statistic_N.sum())
-            aux_D.index_add_(0, batch.domain[row_N].cpu(), statistic_N.detach().double().cpu())
-        return losses_D.detach().double().cpu(), aux_D
+            self.engine.backward(losses_D.sum(), retain_graph=self.hook.auxiliary is not None)
+        values_D = torch.zeros(num_domains)
+        if self.hook.auxiliary is not None:
+            values_D = auxiliary_sums(
+                self.hook.auxiliary, logits, batch.labels, batch.weights, batch.domain, num_domains
+            )
+            with capture.rows(host.domain, into="aux"):
+                self.engine.backward(values_D.sum())
+        return losses_D.detach().double().cpu(), values_D.detach().double().cpu()
 
     def _guard(self, report: StepReport) -> None:
         """Count steps without a finite gradient and stop when there are too many in a row."""
