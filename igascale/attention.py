@@ -146,7 +146,7 @@ def check_packing(model: nn.Module, examples: Sequence[Example]) -> None:
     if not difference <= allowed:
         raise UserError(
             f"train.packing: packed instances see each other under {name}, or are seen otherwise than alone: logits differ by "
-            f"{difference:.2g} of their norm ({allowed:.2g} is rounding); {remedy}"
+            f"{difference:.2g} of their norm (at most {allowed:.2g} can be rounding); {remedy}"
         )
 
 

@@ -52,6 +52,9 @@ class Trainer:
         student: model, adapters and tokenizer.
         hook: the gradient rule.
         engine: who reduces and steps.
+
+    Raises:
+        UserError: ``train.packing``, but the model's attention would let packed instances see each other.
     """
 
     def __init__(self, config: RunConfig, data: Data, student: Student, hook: GradientHook, engine: Engine):
@@ -63,6 +66,7 @@ class Trainer:
         self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
         self._stop_signal = 0
         self._pad = student.tokenizer.pad_token_id
+        self._attention = start_attention(student.model, data.train.groups, config.train.packing)
 
     def train(self, checkpoint: Path | None = None, stop_after: int | None = None) -> None:
         """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
@@ -95,9 +99,7 @@ class Trainer:
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
-                self.reporter.say(
-                    start_attention(self.student.model, self.data.train.groups, self.config.train.packing)
-                )
+                self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
                 if resumed:

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -15,6 +16,7 @@ from igascale import attention
 from igascale.adapters import find_adapters
 from igascale.attention import check_packing, model_inputs
 from igascale.capture import GradientCapture
+from igascale.cli.train import command
 from igascale.errors import UserError
 from igascale.isomers.batches import collate, micro_batches, pack
 from igascale.isomers.encode import Example
@@ -162,6 +164,21 @@ def test_a_sliding_window_shorter_than_an_instance_is_refused():
         check_packing(model, examples([60, 9, 12]))
 
 
+def test_positions_start_again(monkeypatch):
+    """Rotary positions are relative; learned ones tell, and there are none beyond the model's length."""
+    config = GPT2Config(vocab_size=128, n_positions=32, n_embd=32, n_layer=2, n_head=2, attn_implementation="sdpa")
+    model = GPT2LMHeadModel(config)
+    check_packing(model, examples())
+
+    def running_on(batch, model):
+        inputs = model_inputs(batch, model)
+        return inputs | {"position_ids": torch.arange(batch.input_ids.shape[1])[None] % 32}
+
+    monkeypatch.setattr(attention, "model_inputs", running_on)
+    with pytest.raises(UserError, match="or are seen otherwise than alone"):
+        check_packing(model, examples())
+
+
 def test_an_implementation_that_packing_does_not_know():
     with pytest.raises(UserError, match=r"train\.packing works with sdpa, eager, .* but the model runs flex_attention"):
         check_packing(student("flex_attention"), examples())
@@ -252,6 +269,14 @@ def test_training_packed_is_training_padded(tmp_path, hook):
     assert runs.relative(results[True].first, results[False].first) <= 1e-5
     losses = [torch.tensor(results[packing].losses) for packing in (False, True)]
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path, monkeypatch):
+    path = runs.prepare(tmp_path)
+    monkeypatch.setattr(attention, "model_inputs", crossing)
+    result = CliRunner().invoke(command, [str(path), "train.packing=true"])
+    assert isinstance(result.exception, UserError) and "see each other" in str(result.exception)
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_ranks(tmp_path):
