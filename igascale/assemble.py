@@ -15,6 +15,7 @@ from torch import nn
 
 from igascale import hooks
 from igascale.adapters import LoraAdapter, find_adapters
+from igascale.attention import check_attention
 from igascale.config import DataConfig, RunConfig
 from igascale.engine import Engine
 from igascale.engine.adamw import AdamW
@@ -251,6 +252,7 @@ def _split(source: str, groups: Sequence[IsomerGroup], domains: tuple[str, ...],
 
 def build_student(config: RunConfig, device: torch.device) -> Student:
     """Load the base model and tokenizer, add (or load) the LoRA adapters."""
+    check_attention(config.model.attn_implementation, config.model.dtype)
     tokenizer = load_tokenizer(config.model.path)
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     base = load_base_model(config.model.path, dtype, config.model.attn_implementation)

@@ -39,8 +39,8 @@ class ModelConfig(_Section):
 
     path: str = Field(description="folder of a causal language model, or its Hub id")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of weights and activations")
-    attn_implementation: str | None = Field(
-        None, description="sdpa, eager, flash_attention_2, ...; null: the model's own"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, description="the last two need a GPU, their package and bfloat16; null: the model's own"
     )
     activation_checkpointing: Literal["none", "non-reentrant", "reentrant"] = "none"
 
@@ -100,6 +100,9 @@ class TrainConfig(_Section):
     gradient_accumulation_steps: int = Field(4, ge=1)
     micro_batch_size: int | None = Field(
         None, ge=1, description="instances per forward pass and rank; null: what the two keys above imply"
+    )
+    packing: bool = Field(
+        False, description="concatenate the instances of a forward pass into one row, in place of padding them"
     )
     loss_reduction: Literal["token", "instance"] = Field(
         "token",

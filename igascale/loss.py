@@ -31,8 +31,19 @@ def supervised_logits(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Te
     return logits_BTV[row_N, position_N], labels_BS[row_N, position_N], row_N
 
 
+def supervised_domains(domain: Tensor, labels_BT: Tensor) -> Tensor:
+    """``[N]``, the domain of each supervised token.
+
+    Args:
+        domain: ``[B]``, of each row, or ``[B, T]``, of each token.
+        labels_BT: token ids, -100 where there is nothing to learn.
+    """
+    domain_BT = domain[:, None].expand_as(labels_BT) if domain.ndim == 1 else domain
+    return domain_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
+
+
 def domain_token_losses(
-    logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor, domain_B: Tensor, num_domains: int
+    logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor, domain: Tensor, num_domains: int
 ) -> Tensor:
     r"""Weighted sum of next-token cross-entropies, per domain.
 
@@ -45,15 +56,16 @@ def domain_token_losses(
         logits_BTV: the model's output, any floating dtype.
         labels_BT: token ids, -100 where there is nothing to learn.
         weights_BT: the weight of the label at each position (:class:`igascale.isomers.batches.Batch`).
-        domain_B: the domain of each row.
+        domain: ``[B]``, of each row, or ``[B, T]``, of each token; tokens of no domain (-1) count in none.
         num_domains: D.
 
     Returns:
         ``[D]``, float32, differentiable; its ``sum()`` is what is backpropagated.
     """
-    logits_NV, labels_N, row_N = supervised_logits(logits_BTV, labels_BT)
+    logits_NV, labels_N, _ = supervised_logits(logits_BTV, labels_BT)
+    domain_N = supervised_domains(domain, labels_BT)
     weights_N = weights_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
     loss_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none") * weights_N.float()
-    domains_D1 = torch.arange(num_domains, device=domain_B.device).unsqueeze(1)
+    domains_D1 = torch.arange(num_domains, device=domain_N.device).unsqueeze(1)
     # where, not a product: a NaN stays in its own domain. Not index_add: its order varies on a GPU.
-    return torch.where(domain_B[row_N] == domains_D1, loss_N, 0.0).sum(1)
+    return torch.where(domain_N == domains_D1, loss_N, 0.0).sum(1)

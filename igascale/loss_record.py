@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from igascale.errors import UserError, did_you_mean
-from igascale.loss import IGNORED, supervised_logits
+from igascale.loss import IGNORED, supervised_domains, supervised_logits
 
 
 class LossRecord:
@@ -125,13 +125,13 @@ def auxiliary_sums(
     logits_BTV: Tensor,
     labels_BT: Tensor,
     weights_BT: Tensor,
-    domain_B: Tensor,
+    domain: Tensor,
     num_domains: int,
 ) -> Tensor:
-    """Weighted sums per domain of a hook's auxiliary statistic, ``[D]``, with their graph."""
-    logits_NV, labels_N, row_N = supervised_logits(logits_BTV, labels_BT)
+    """Weighted sums per domain (of rows or tokens) of a hook's auxiliary statistic, ``[D]``, with their graph."""
+    logits_NV, labels_N, _ = supervised_logits(logits_BTV, labels_BT)
     values_N = statistic(logits_NV.float(), labels_N) * weights_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
-    return by_domain(values_N, domain_B[row_N], num_domains)
+    return by_domain(values_N, supervised_domains(domain, labels_BT), num_domains)
 
 
 def entry_sums(losses: Tensor, weights: Tensor | None, domain_E: Tensor, num_domains: int) -> tuple[Tensor, Tensor]:

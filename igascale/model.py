@@ -53,10 +53,11 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
     Args:
         path: folder, or Hub id.
         dtype: ``torch.bfloat16`` or ``torch.float32``, or its name.
-        attn_implementation: ``eager``, ``sdpa``, ...; ``None``: the model's own choice.
+        attn_implementation: one that :func:`igascale.attention.check_attention` lets pass; ``None``: the model's own choice.
 
     Raises:
-        UserError: no such model, not a causal LM, quantized, incomplete, or float16 was asked for.
+        UserError: no such model, not a causal LM, quantized, incomplete, float16 was asked for, or an attention that its
+            architecture does not have.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -66,7 +67,7 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
         config = AutoConfig.from_pretrained(source)
     _check_causal(path, config)
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with _one_error(path, "a causal language model"):
+    with _one_error(path, "a causal language model"), _attention_error(attn_implementation):
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -220,6 +221,20 @@ def _one_error(path: str | Path, what: str) -> Iterator[None]:
         raise UserError(
             f"{path}: no such folder, and {what} of this name could not be had from the Hugging Face Hub; "
             f"check model.path or the connection: {reason}"
+        ) from None
+
+
+@contextmanager
+def _attention_error(attn_implementation: str | None) -> Iterator[None]:
+    """What transformers has against an attention implementation, under the key that asked for it."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if attn_implementation is None or not re.search("attention", str(error), re.IGNORECASE):
+            raise
+        raise UserError(
+            f"model.attn_implementation: {attn_implementation} cannot be used with this model: "
+            f"{' '.join(str(error).split())}; use eager, or null for the model's own"
         ) from None
 
 

@@ -73,7 +73,7 @@ class MicroBatchGrams:
         self.overlap += torch.outer(root_D, root_D)
         self.counts += torch.outer(root_D, root_D) > 0
         scale_D = torch.where(root_D > 0, 1 / torch.where(root_D > 0, root_D, 1.0), 0.0)
-        self._scales = {torch.device("cpu"): scale_D.float()[:, None, None]}
+        self._scales = {torch.device("cpu"): torch.outer(scale_D, scale_D)}
 
     def add(self, fqn: str, factor: str, sum_DXX: Tensor, adapter: LoraAdapter) -> None:
         """Take in one factor's sums over the micro-batch; B's come before A's, as the backward pass runs."""
@@ -90,8 +90,7 @@ class MicroBatchGrams:
         if not self._complete:
             self._cut[fqn] = a_DRI, b_DOR
             return
-        scale_D11 = self._scale_on(sum_DXX.device)
-        gram = mean_grams(a_DRI * scale_D11, b_DOR * scale_D11, adapter)
+        gram = mean_grams(a_DRI, b_DOR, adapter) * self._scale_on(sum_DXX.device)
         self.grams[fqn] = self.grams[fqn] + gram if fqn in self.grams else gram
 
     def _scale_on(self, device: torch.device) -> Tensor:

@@ -17,15 +17,17 @@ from torch import Tensor
 
 from igascale import checkpoint as checkpoints
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
+from igascale.attention import model_inputs, start_attention
 from igascale.capture import SETS, GradientCapture
 from igascale.checkpoint import Checkpoint
 from igascale.config import RunConfig
 from igascale.engine import Engine
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
-from igascale.isomers.batches import collate, domain_denominators, micro_batches, shard_groups
+from igascale.isomers.batches import collate, domain_denominators, micro_batches, pack, shard_groups
 from igascale.isomers.encode import Example
-from igascale.loss import domain_token_losses, supervised_logits
+from igascale.loss import domain_token_losses
+from igascale.loss_record import auxiliary_sums
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
 from igascale.schedule import learning_rate
@@ -50,6 +52,9 @@ class Trainer:
         student: model, adapters and tokenizer.
         hook: the gradient rule.
         engine: who reduces and steps.
+
+    Raises:
+        UserError: ``train.packing``, but the model's attention would let packed instances see each other.
     """
 
     def __init__(self, config: RunConfig, data: Data, student: Student, hook: GradientHook, engine: Engine):
@@ -62,6 +67,7 @@ class Trainer:
         self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
         self._stop_signal = 0
         self._pad = student.tokenizer.pad_token_id
+        self._attention = start_attention(student.model, data.train.groups, config.train.packing)
 
     def train(self, checkpoint: Path | None = None, stop_after: int | None = None) -> None:
         """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
@@ -92,6 +98,7 @@ class Trainer:
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
+                self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
                 if self.engine.comm.world_size > 1:
@@ -155,7 +162,8 @@ class Trainer:
             for name in (SETS if self.hook.auxiliary else SETS[:1])
         }
         overlap = self.config.engine.overlap_reduce and comm.world_size > 1
-        loss_D, aux_D = torch.zeros(2, len(self.domains), dtype=torch.float64)
+        # On the device until the step needs them: to read one waits for the whole backward pass.
+        loss_D, aux_D = torch.zeros(2, len(self.domains), dtype=torch.float64, device=self.engine.device)
         capture.reset(sets)
         with self.engine.accumulate():
             for k, rows in enumerate(chunks):
@@ -186,23 +194,28 @@ class Trainer:
         return report, int(report.counts[0])
 
     def _forward_backward(
-        self, capture: GradientCapture, rows: list[Example], whole: bool, on_complete: Callable[[str], None] | None
+        self,
+        capture: GradientCapture,
+        rows: list[Example],
+        whole: bool,
+        on_complete: Callable[[str], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
-        num_domains, auxiliary = len(self.domains), self.hook.auxiliary
-        aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        weight_B = batch.weights.sum(1)
-        with capture.rows(batch.domain, weight=weight_B, whole_groups=whole, on_complete=on_complete):
-            logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        """One micro-batch of rows sorted by domain; the sums of losses and of the hook's statistic per domain."""
+        reduction = self.config.train.loss_reduction
+        host = pack(rows, reduction) if self.config.train.packing else collate(rows, self._pad, reduction)
+        batch, num_domains = host.to(self.engine.device), len(self.domains)
+        with capture.rows(host.domain, weight=host.domain_weights, whole_groups=whole, on_complete=on_complete):
+            logits = self.engine.forward(**model_inputs(batch, self.student.model)).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
-            self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)
-        if auxiliary is not None:
-            logits_NV, labels_N, row_N = supervised_logits(logits, batch.labels)
-            statistic_N = auxiliary(logits_NV.float(), labels_N) * batch.weights[batch.labels != -100]
-            with capture.rows(batch.domain, into="aux"):
-                self.engine.backward(statistic_N.sum())
-            aux_D.index_add_(0, batch.domain[row_N].cpu(), statistic_N.detach().double().cpu())
-        return losses_D.detach().double().cpu(), aux_D
+            self.engine.backward(losses_D.sum(), retain_graph=self.hook.auxiliary is not None)
+        values_D = torch.zeros_like(losses_D)
+        if self.hook.auxiliary is not None:
+            values_D = auxiliary_sums(
+                self.hook.auxiliary, logits, batch.labels, batch.weights, batch.domain, num_domains
+            )
+            with capture.rows(host.domain, into="aux"):
+                self.engine.backward(values_D.sum())
+        return losses_D.detach().double(), values_D.detach().double()
 
     def _guard(self, report: StepReport) -> None:
         """Count steps without a finite gradient and stop when there are too many in a row."""

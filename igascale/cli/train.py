@@ -54,6 +54,7 @@ def command(
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
+        trainer = Trainer(run_config, data, student, rule, engine)
     except UserError:
         if checkpoint is None and comm.rank == 0:
             runfolder.withdraw(assemble.find_run_folder(run_config))
@@ -61,7 +62,7 @@ def command(
     for warning in data.warnings if comm.rank == 0 else ():
         click.secho(f"warning: {warning}", fg="yellow")
     try:
-        Trainer(run_config, data, student, rule, engine).train(checkpoint, stop_after)
+        trainer.train(checkpoint, stop_after)
     except Interrupted as interruption:
         engine.close()
         sys.exit(128 + interruption.signum)

@@ -60,6 +60,8 @@ def command(
 
     import torch
 
+    from igascale.attention import attention_of
+
     student = assemble.build_student(run_config, torch.device("cpu"))
     data = assemble.load_data(run_config, student.tokenizer)
     assemble.check_domains(run_config, rule, data.domains)
@@ -67,6 +69,8 @@ def command(
         console.print(f"warning: {warning}", style="yellow")
     assemble.check_room(data, student.model)
     _arithmetic(console, run_config, data, num_processes)
+    packing = "; train.packing is compared with separate rows when training starts" if run_config.train.packing else ""
+    console.print(f"attention: {attention_of(student.model)}{packing}")
     total = sum(p.numel() for p in student.model.parameters())
     console.rule("trainable parameters", align="left")
     shapes = sorted({(a.out_features, a.in_features, a.rank) for a in student.adapters.values()})

@@ -1,4 +1,4 @@
-"""From encoded groups to padded micro-batches: which groups a step takes, which rank and micro-step gets which rows.
+"""From encoded groups to padded or packed micro-batches: which groups a step takes, which rank and micro-step gets which rows.
 
 Shape legend: B rows, T positions, D domains.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,15 +22,16 @@ LossReduction = Literal["token", "instance"]
 
 @dataclass(frozen=True)
 class Batch:
-    """One padded micro-batch.
+    """One micro-batch: padded rows, or one row of packed instances.
 
     Attributes:
         input_ids: ``[B, T]``, int64.
         attention_mask: ``[B, T]``, int64, 0 on the padding.
         labels: ``[B, T]``, int64, -100 on prompt and padding.
-        domain: ``[B]``, int64.
+        domain: int64, ``[B]``; of a packed row ``[1, T]``.
         weights: ``[B, T]``, float32: what the loss of the label at each position is multiplied by; 0 where
             it is -100.
+        lengths: of the instances of a packed row, in order; ``None`` where every row is one instance.
     """
 
     input_ids: Tensor
@@ -38,16 +39,16 @@ class Batch:
     labels: Tensor
     domain: Tensor
     weights: Tensor
+    lengths: tuple[int, ...] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.labels.to(device),
-            self.domain.to(device),
-            self.weights.to(device),
-        )
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if name != "lengths"})
+
+    @property
+    def domain_weights(self) -> Tensor:
+        """The weights in the shape of ``domain``: of each row, or of each token."""
+        return self.weights.sum(1) if self.domain.ndim == 1 else self.weights
 
 
 def collate(examples: Sequence[Example], pad_token_id: int, loss_reduction: LossReduction) -> Batch:
@@ -75,6 +76,21 @@ def collate(examples: Sequence[Example], pad_token_id: int, loss_reduction: Loss
         weights[row] = weight * (labels[row] != IGNORED)
     domain = torch.tensor([e.domain for e in examples], dtype=torch.long)
     return Batch(input_ids, attention_mask, labels, domain, weights)
+
+
+def pack(examples: Sequence[Example], loss_reduction: LossReduction) -> Batch:
+    """All instances in one row, one after the other, without padding; arguments as of :func:`collate`.
+
+    The model must be told where each begins (:func:`igascale.attention.model_inputs`). No label is predicted across a
+    boundary: the first of an instance is never supervised.
+    """
+    parts = [collate([example], 0, loss_reduction) for example in examples]
+    input_ids, attention_mask, labels, weights = (
+        torch.cat([getattr(part, name) for part in parts], 1)
+        for name in ("input_ids", "attention_mask", "labels", "weights")
+    )
+    domain = torch.cat([part.domain[:, None].expand_as(part.labels) for part in parts], 1)
+    return Batch(input_ids, attention_mask, labels, domain, weights, tuple(len(e.input_ids) for e in examples))
 
 
 def domain_denominators(examples: Sequence[Example], num_domains: int, loss_reduction: LossReduction) -> Tensor:

@@ -1,7 +1,7 @@
-# ruff: noqa: E741 -- O and I are the shape letters of the project
 """Inner products between the domains' gradients.
 
-Shape legend: N adapters, D domains, P elements of one factor, R LoRA rank, I in-features, O out-features.
+Shape legend: N adapters, D domains, P elements of one factor (of the reconstructions: (D + 1) R), R LoRA rank, I in-features,
+O out-features.
 """
 
 from __future__ import annotations
@@ -67,13 +67,17 @@ def reconstruction_grams(a_DRI: Tensor, b_DOR: Tensor, A_RI: Tensor, B_OR: Tenso
     Returns:
         ``[2, D, D]``, float64: of the reconstructions, of the factors.
     """
-    D, R, I = a_DRI.shape
-    a_PI, b_OP = a_DRI.reshape(D * R, I), b_DOR.transpose(0, 1).reshape(-1, D * R)
-    aa_DRDR, bb_DRDR = (a_PI @ a_PI.T).view(D, R, D, R), (b_OP.T @ b_OP).view(D, R, D, R)
-    hat_DD = torch.einsum("mrns,rs->mn", aa_DRDR, B_OR.T @ B_OR) + torch.einsum("mrns,rs->mn", bb_DRDR, A_RI @ A_RI.T)
-    cross_DD = torch.einsum("mrs,nrs->mn", torch.matmul(B_OR.T, b_DOR), torch.matmul(a_DRI, A_RI.T))
-    plain_DD = torch.einsum("mrnr->mn", aa_DRDR) + torch.einsum("mrnr->mn", bb_DRDR)
-    return torch.stack([hat_DD + cross_DD + cross_DD.T, plain_DD]).double()
+    D, R, _ = a_DRI.shape
+    # All products of rank R there are, in two multiplications. As noise asks for them of every adapter and micro-batch, a
+    # kernel more or less counts.
+    u_PI, v_OP = torch.cat([*a_DRI, A_RI]), torch.cat([*b_DOR, B_OR], 1)
+    u = (u_PI @ u_PI.T).view(D + 1, R, D + 1, R)
+    v = (v_OP.T @ v_OP).view(D + 1, R, D + 1, R)
+    a, A, b, B = slice(D), slice(D, None), slice(D), slice(D, None)  # where each lies in u and in v
+    products = v[b, :, b] * u[A, :, A]
+    products.addcmul_(u[a, :, a], v[B, :, B]).addcmul_(v[b, :, B], u[A, :, a]).addcmul_(v[B, :, b], u[a, :, A])
+    plain_DD = (u[a, :, a] + v[b, :, b]).diagonal(dim1=1, dim2=3).sum(-1)
+    return torch.stack([products.sum((1, 3)), plain_DD]).double()
 
 
 def variance_over_domains(gram_DD: Tensor) -> Tensor:

@@ -24,6 +24,18 @@ def test_against_a_loop():
     assert got[2] == 0
 
 
+def test_domains_by_token():
+    """The same as by row where a row's tokens share its domain; else each token counts in its own, or in none."""
+    logits = torch.randn(3, 4, 5)
+    by_row = domain_token_losses(logits, LABELS, WEIGHTS, DOMAINS, 3)
+    by_token = domain_token_losses(logits, LABELS, WEIGHTS, DOMAINS[:, None].expand(3, 4), 3)
+    assert torch.equal(by_token, by_row)
+    tokens = torch.tensor([[0, 0, 2, 2], [1, 1, -1, 1], [0, 0, 0, 0]])
+    found = domain_token_losses(logits, LABELS, WEIGHTS, tokens, 3)
+    nll = {(b, t): -logits[b, t - 1].log_softmax(-1)[LABELS[b, t]] for b, t in ((0, 1), (0, 2), (1, 3))}
+    torch.testing.assert_close(found, torch.stack([0.5 * nll[0, 1], 2.0 * nll[1, 3], 0.5 * nll[0, 2]]))
+
+
 def test_a_label_in_first_place_is_never_supervised():
     logits_NV, labels_N, row_N = supervised_logits(torch.randn(3, 4, 5), LABELS)
     assert labels_N.tolist() == [1, 2, 3, 0]

@@ -61,7 +61,15 @@ def test_hooks_lists_and_explains():
 def test_validate_prints_everything_but_trains_nothing(base):
     result = invoke("validate", base, "hook.name=iga", "-n", "2")
     assert result.exit_code == 0, result.output
-    for expected in ("8 groups = 32 instances", "4 groups each", "adapters", "supervised", "hook cost", "Answer"):
+    for expected in (
+        "8 groups = 32 instances",
+        "4 groups each",
+        "attention: sdpa",
+        "adapters",
+        "supervised",
+        "hook cost",
+        "Answer",
+    ):
         assert expected in result.output.replace("the loss is on the marked tokens", "supervised"), expected
     assert not (base.parent / "run").exists()
 

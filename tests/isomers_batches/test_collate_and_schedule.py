@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igascale.errors import UserError
-from igascale.isomers.batches import GroupSchedule, collate, domain_denominators, micro_batches, shard_groups
+from igascale.isomers.batches import GroupSchedule, collate, domain_denominators, micro_batches, pack, shard_groups
 from igascale.isomers.encode import Example
 
 LONG = Example([1, 5, 6, 7, 2], [-100, -100, 6, 7, 2], 1, "g", "g/b")
@@ -65,12 +65,36 @@ def test_unknown_reduction():
         domain_denominators([LONG], 2, "mean")
 
 
-def test_to_device_keeps_everything():
-    batch = collate([LONG, SHORT], 0, "token")
+@pytest.mark.parametrize("batch", [collate([LONG, SHORT], 0, "token"), pack([LONG, SHORT], "token")])
+def test_to_device_keeps_everything(batch):
     moved = batch.to("meta")
-    for name, tensor in vars(batch).items():
+    assert moved.lengths == batch.lengths
+    for name in vars(batch).keys() - {"lengths"}:
         assert getattr(moved, name).device.type == "meta"
-        assert getattr(moved, name).shape == tensor.shape
+        assert getattr(moved, name).shape == getattr(batch, name).shape
+
+
+def test_packing():
+    """No padding, every token with its domain, and nothing supervised where an instance begins."""
+    batch = pack([SHORT, LONG, FULL], "token")
+    assert batch.input_ids.tolist() == [[1, 8, 2, 1, 5, 6, 7, 2, 9, 8, 7]]
+    assert batch.attention_mask.tolist() == [[1] * 11]
+    assert batch.labels.tolist() == [[-100, 8, 2, -100, -100, 6, 7, 2, -100, 8, 7]]
+    assert batch.domain.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]]
+    assert batch.weights.tolist() == [[0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1]]
+    assert batch.lengths == (3, 5, 3)
+    dtypes = {batch.input_ids.dtype, batch.attention_mask.dtype, batch.labels.dtype, batch.domain.dtype}
+    assert dtypes == {torch.int64} and batch.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize("reduction", ["token", "instance"])
+@pytest.mark.parametrize("make", [pack, lambda rows, reduction: collate(rows, 0, reduction)])
+def test_weights_by_domain(make, reduction):
+    rows = [SHORT, LONG, FULL]
+    batch = make(rows, reduction)
+    assert batch.domain_weights.shape == batch.domain.shape
+    sums = torch.zeros(2).index_add_(0, batch.domain.flatten(), batch.domain_weights.flatten())
+    torch.testing.assert_close(sums.double(), domain_denominators(rows, 2, reduction))
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5))
