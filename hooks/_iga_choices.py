@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from igascale.hooks._options import flag, number, one_of, whole
 from igascale.linalg.alignment import Extraction, Mask, Projection
+from igascale.linalg.fused import Kernel
 from igascale.linalg.masks import VarianceNorm
 
 Preset = Literal["default", "paper", "paper-stable"]
@@ -102,6 +103,20 @@ def _check_used(chosen: dict[str, Any], given: set[str]) -> None:
     for applies, names, why in unused:
         for name in sorted(given & set(names.split())) if applies else ():
             raise ValueError(f"{name}={chosen[name]!r} {why} and would be ignored")
+
+
+def check_kernel(kernel: Kernel, chosen: dict[str, Any]) -> Kernel:
+    """``kernel``, unless it asks for what these choices have no use for; the device is looked at in a step."""
+    one_of("kernel", kernel, Kernel)
+    unfit = [
+        (chosen["space"] == "factor", "masks the products of space='weight'"),
+        (chosen["mask"] != "exp", "knows mask='exp' only"),
+        (chosen["shuffled"], "has no shuffled mask"),
+    ]
+    for applies, why in unfit:
+        if kernel == "triton" and applies:
+            raise ValueError(f"kernel='triton' {why}; use kernel='auto' or 'torch'")
+    return kernel
 
 
 def is_off(chosen: dict[str, Any]) -> bool:

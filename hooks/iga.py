@@ -14,11 +14,12 @@ from torch import Tensor
 from igascale.hooks import _iga_advice as advice
 from igascale.hooks._auto_tau import AutoTau, search_sums
 from igascale.hooks._iga_batches import align_all
-from igascale.hooks._iga_choices import Preset, Space, choose, is_off, statistics
+from igascale.hooks._iga_choices import Preset, Space, check_kernel, choose, is_off, statistics
 from igascale.hooks._masking import FactorMaskHook, SecondMoment
 from igascale.hooks._options import number
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, HookContext
 from igascale.linalg.alignment import Extraction, Mask, Projection, Rank
+from igascale.linalg.fused import Kernel
 from igascale.linalg.masks import VarianceNorm, and_mask, exp_mask, sand_mask
 
 
@@ -60,6 +61,8 @@ class InvariantGradientAlignment(FactorMaskHook):
         shuffled: control: the mask's values in random places of the adapter; holds a whole mask in memory.
         memory_mb: bound on the masked matrix and the working buffers, MiB. Beyond it an adapter at work holds its
             contrasts, ``D * 2R * (O + I)`` numbers, and at most six sketches of ``(2R + oversampling) * (O + I)``.
+        kernel: ``torch``; ``triton``, one fused GPU kernel for mask and products, for float32 on CUDA with ``mask: exp``, not
+            ``shuffled``; or ``auto`` (default): ``triton`` where it can be used, with a line if it fails and PyTorch takes over.
 
     Raises:
         ValueError: for a value that is not allowed, naming the option.
@@ -86,9 +89,11 @@ class InvariantGradientAlignment(FactorMaskHook):
         second_moment: SecondMoment | None = None,
         shuffled: bool | None = None,
         memory_mb: float = 256.0,
+        kernel: Kernel = "auto",
     ) -> None:
-        given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "preset", "memory_mb")}
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "preset", "memory_mb", "kernel")}
         self.chosen = choose(preset, given)
+        self.kernel = check_kernel(kernel, self.chosen)
         super().__init__(self.chosen["second_moment"], self.chosen["shuffled"])
         self.memory_mb = number("memory_mb", memory_mb, positive=True)
         self.auto = AutoTau(self.chosen["target_change"], start=0.5) if self.chosen["tau"] == "auto" else None

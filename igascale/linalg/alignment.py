@@ -7,8 +7,9 @@ Shape legend: N adapters of one shape, D domains, R LoRA rank, I in-features, O 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from igascale.linalg import extraction as extract
 from igascale.linalg.contrasts import Contrasts, build_contrasts
+from igascale.linalg.fused import FusedMaskedMean
 from igascale.linalg.gram import variance_over_domains
 from igascale.linalg.masks import VarianceNorm
-from igascale.linalg.projection import TilePasses, sketch_width, streaming_svd
+from igascale.linalg.projection import MatrixProducts, TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask, ShuffledMask, SignMask
 from igascale.linalg.tiles import MaskedMean, TileMask, TilePlan, Workspace
 
@@ -90,8 +92,8 @@ def align(
     choices: Choices,
     sketch: torch.Generator,
     shuffles: Sequence[torch.Generator] | None,
-    plan: TilePlan,
-    workspace: Workspace,
+    plan: TilePlan | None,
+    workspace: Workspace | None,
 ) -> Aligned:
     """Run the stages.
 
@@ -100,16 +102,19 @@ def align(
         choices: what each stage does.
         sketch: draws the projection's test matrix, common to the batch.
         shuffles: one generator per adapter, to put the mask's values in random places; ``None``: where they belong.
-        plan: from :func:`igascale.linalg.tiles.plan_tiles`.
-        workspace: for the working buffers.
+        plan: from :func:`igascale.linalg.tiles.plan_tiles`; ``None``: the fused kernel, which has no tiles.
+        workspace: for the working buffers of the tiles.
+
+    Raises:
+        igascale.linalg.fused.KernelFailure: when the fused kernel does not work here.
     """
     contrasts = build_contrasts(batch.a_NDRI, batch.b_NDOR, batch.A_NRI, batch.B_NOR)
     noise_share_N = _noise_share(contrasts, batch.noise_NDD)
     mask = _build_mask(batch, contrasts, choices, noise_share_N)
-    if shuffles is not None:
+    if shuffles is not None and plan is not None:
         mask = ShuffledMask(contrasts, mask, shuffles, plan.rows)
-    masked = MaskedMean(contrasts, mask, plan.rows, workspace)
-    factors, tail_energy_N = _project_and_extract(masked, choices, sketch, plan, workspace)
+    masked, products, change = _masked_mean(contrasts, mask, plan, workspace)
+    factors, tail_energy_N = _project_and_extract(masked, products, change, choices, sketch)
     departure = extract.departure(contrasts, factors)
     mean_sq_N = contrasts.mean_sq_N
     stats_N = {
@@ -148,21 +153,38 @@ def _build_mask(batch: FactorBatch, contrasts: Contrasts, choices: Choices, nois
     return SignMask(contrasts, left_NDOQ, right_NDQI, choices.mask, choices.threshold, choices.sharpness, norm)
 
 
+def _masked_mean(
+    contrasts: Contrasts, mask: TileMask, plan: TilePlan | None, workspace: Workspace | None
+) -> tuple[MaskedMean | FusedMaskedMean, MatrixProducts, Callable[[], extract.TangentProducts]]:
+    """The masked mean with its statistics, its products, and the products of the change: from tiles or fused."""
+    if plan is None:
+        if not isinstance(mask, ExpMask):
+            raise TypeError(f"the fused kernel takes an ExpMask, not a {type(mask).__name__}")
+        fused = FusedMaskedMean(contrasts, mask)
+        return fused, fused, fused.change_products
+    masked = MaskedMean(contrasts, mask, plan.rows, workspace)
+    cache_NOI = workspace.take(masked.shape, masked.dtype) if plan.cached and workspace else None
+    return masked, TilePasses(masked, cache_NOI), partial(extract.change_products, masked)
+
+
 def _project_and_extract(
-    masked: MaskedMean, choices: Choices, sketch: torch.Generator, plan: TilePlan, workspace: Workspace
+    masked: MaskedMean | FusedMaskedMean,
+    products: MatrixProducts,
+    change_products: Callable[[], extract.TangentProducts],
+    choices: Choices,
+    sketch: torch.Generator,
 ) -> tuple[extract.Factors, Tensor]:
     """Gradients of the factors, and the share of ``||g||^2`` that the projection drops."""
     contrasts = masked.contrasts
     _, O, I = masked.shape
     if choices.projection == "none":
-        change = extract.change_products(masked)
+        change = change_products()
         tail_energy_N = torch.zeros_like(contrasts.mean_sq_N)
     else:
         rank = choices.kept(contrasts.mean_a_NRI.shape[1])
         width = sketch_width(rank, choices.oversampling, (O, I))
         sketch_IP = torch.randn(I, width, generator=sketch, dtype=masked.dtype)
-        cache_NOI = workspace.take(masked.shape, masked.dtype) if plan.cached else None
-        projected = streaming_svd(TilePasses(masked, cache_NOI), rank, sketch_IP, choices.power_iters)
+        projected = streaming_svd(products, rank, sketch_IP, choices.power_iters)
         tail_energy_N = projected.tail_energy(masked.masked_sq_N)
         if choices.extraction in ("paper", "aligned"):
             split = extract.paper if choices.extraction == "paper" else extract.aligned
