@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,21 +79,21 @@ def dry_run(model: Any, rows: int, positions: int, supervised: int, checkpointin
     mask_B1TT = torch.zeros(rows, 1, positions, positions, dtype=torch.bool, device="meta")
     if model.config._attn_implementation == "eager":  # which adds it to the scores
         mask_B1TT = torch.zeros(mask_B1TT.shape, dtype=next(model.parameters()).dtype, device="meta")
-    linears = _Linears(model, checkpointing)
+    known = [*model.parameters(), *model.buffers()]
     try:
-        with _LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        with _LiveBytes(known) as live, _Linears(model, checkpointing) as linears:
             live.watch(input_ids_BT, mask_B1TT)
-            with linears:
-                logits_BTV = model(input_ids=input_ids_BT, attention_mask=mask_B1TT).logits
+            logits_BTV = model(input_ids=input_ids_BT, attention_mask=mask_B1TT).logits
             logits_bytes = logits_BTV.numel() * logits_BTV.element_size()
             saved_bytes = live.now - logits_bytes
+            linears.in_backward = True
             _loss(logits_BTV, supervised).backward()
     except (NotImplementedError, RuntimeError) as error:
         reason = next(line for line in str(error).splitlines() if line.strip())
         raise UserError(f"{type(model.get_base_model()).__name__} cannot be run without weights: {reason}") from None
     finally:
         model.zero_grad(set_to_none=True)
-    return DryRun(saved_bytes, logits_bytes, live.peak, tuple(linears.uses), checkpointing != "none")
+    return DryRun(saved_bytes, logits_bytes, live.peak, linears.uses, checkpointing != "none")
 
 
 def _loss(logits_BTV: Tensor, supervised: int) -> Tensor:
@@ -104,31 +104,36 @@ def _loss(logits_BTV: Tensor, supervised: int) -> Tensor:
 
 
 class _Linears:
-    """Observes every linear layer of a model during its forward pass."""
+    """Observes every linear layer of a model: in the forward pass what it is, in the backward pass whether it runs again."""
 
     def __init__(self, model: nn.Module, checkpointing: Checkpointing):
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        self.uses: list[LinearUse] = []
-        blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        self._inside = {id(m) for block in blocks for m in block.modules()} if checkpointing != "none" else set()
-        self._reentrant, self._model = checkpointing == "reentrant", model
+        self._model, self._reentrant = model, checkpointing == "reentrant"
+        self._seen: dict[int, LinearUse] = {}
         self._handles: list[Any] = []
+        self.in_backward = False
 
-    def __enter__(self) -> None:
+    @property
+    def uses(self) -> tuple[LinearUse, ...]:
+        """One entry for each layer."""
+        return tuple(self._seen.values())
+
+    def __enter__(self) -> _Linears:
         layers = [m for m in self._model.modules() if isinstance(m, nn.Linear)]
         self._handles = [m.register_forward_hook(self._see) for m in layers]
+        return self
 
     def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
 
     def _see(self, linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.in_backward:  # the last layer of a block may be left out: nothing after it is needed
+            self._seen[id(linear)] = replace(self._seen[id(linear)], recomputed=True)
+            return
         weight: Tensor = linear.weight  # type: ignore[assignment]
         # Reentrant checkpointing runs its blocks without gradients first, on an input that asks for one.
         input_grad = args[0].requires_grad or self._reentrant
-        recomputed = id(linear) in self._inside
-        self.uses.append(LinearUse(weight.shape[0], weight.shape[1], input_grad, weight.requires_grad, recomputed))
+        self._seen[id(linear)] = LinearUse(weight.shape[0], weight.shape[1], input_grad, weight.requires_grad, False)
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -148,6 +153,8 @@ class _LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {t.untyped_storage()._cdata: 0 for t in known}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.index_put.default:  # in place, unless a mode such as this one is active
+            function = torch.ops.aten.index_put_.default
         result = function(*args, **(kwargs or {}))
         self.watch(*(t for t in tree_leaves(result) if isinstance(t, Tensor)))
         return result

@@ -152,7 +152,7 @@ def _combine(
         _line("combine", f"its results ({copies} P)", 4 * copies * owned_parameters),
     ]
     if ranks > 1:
-        lines.append(_line("combine", "gathered results", 4 * copies * shapes.lora_parameters))
+        lines.append(_line("combine", "gathered results, padded", 4 * copies * owned_parameters * ranks))
     if engine == "deepspeed":
         handed = 2 * 4 * shapes.lora_parameters / ranks + bucket_elements * shapes.parameter_bytes
         lines.append(_line("combine", "DeepSpeed: gradients handed over, bucket", handed))

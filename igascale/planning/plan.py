@@ -115,7 +115,7 @@ def make_plan(
     shapes, adapters = find_shapes(model)
     batch = plan_batch(config, hook, cluster.ranks, tokens, shapes.max_positions)
     zero = _zero_options(config)
-    owned = _owned(adapters, cluster.ranks)
+    owned = owned_by_rank(adapters, cluster.ranks)
 
     @cache
     def run(rows: int, checkpointing: Checkpointing) -> DryRun:
@@ -216,7 +216,7 @@ def _heaviest(hook: GradientHook, adapters: dict[str, LoraAdapter], batch: Batch
     return max(totals.values(), key=lambda work: (work.flops, work.memory_traffic))
 
 
-def _owned(adapters: dict[str, LoraAdapter], ranks: int) -> dict[int, tuple[int, int]]:
+def owned_by_rank(adapters: dict[str, LoraAdapter], ranks: int) -> dict[int, tuple[int, int]]:
     """Adapters and parameters that each rank owns."""
     owned = dict.fromkeys(range(ranks), (0, 0))
     for fqn, rank in assign_owners(adapters, ranks).items():

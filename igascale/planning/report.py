@@ -49,7 +49,7 @@ def _header(plan: Plan) -> Iterator[str]:
 
 
 def _memory_table(plan: Plan) -> Table:
-    table = _table("memory on each GPU, GiB", "", "now", "if weights were sharded (part 7, not available)")
+    table = _table("memory on each GPU, GiB", "", "now", "if weights were sharded (not available yet)")
     table.columns[2].width = 24
     for phase, title in _PHASES.items():
         table.add_row(f"[bold]{title}[/]", *(_gib(plan.memory.phase(phase, sharded)) for sharded in (False, True)))

@@ -9,6 +9,9 @@ from igascale.model import Checkpointing
 from igascale.planning.cluster import Cluster, Gpu, known_gpus
 from igascale.planning.memory import Memory
 
+#: Share of the memory within which "fits" is no promise.
+CLOSE = 0.05
+
 #: Memory as a function of the micro-batch size and of the activation checkpointing.
 Predict = Callable[[int, Checkpointing], Memory]
 
@@ -45,6 +48,8 @@ def decide(predict: Predict, micro_batch: int, checkpointing: Checkpointing, clu
     word = "fits" if headroom >= 0 else "DOES NOT FIT"
     text = f"{word}: {_gib(need)} of {_gib(room)} GiB on each {cluster.gpu_name}, "
     text += f"{_gib(headroom)} GiB ({headroom / room:.0%}) left" if headroom >= 0 else f"{_gib(-headroom)} GiB too much"
+    if 0 <= headroom < CLOSE * room:
+        text += "; closer than this prediction is sure of, try it"
     remedy = "" if headroom >= 0 else _remedy(predict, memory, micro_batch, checkpointing, cluster)
     return Verdict(headroom >= 0, headroom, text, remedy)
 
