@@ -160,6 +160,17 @@ class GradientHook(ABC):
             The same keys; gradients with the shapes of the factors, float32.
         """
 
+    def cost(self, O: int, I: int, R: int, D: int) -> float:  # noqa: E741
+        """Relative work of :meth:`combine` for one adapter: adapters are spread over the ranks by it.
+
+        Args:
+            O: out-features.
+            I: in-features.
+            R: LoRA rank.
+            D: domains.
+        """
+        return float(R * (O + I) * D)
+
     def warnings(self) -> list[str]:
         """What a user should be told once, before training, about this choice of options."""
         return []

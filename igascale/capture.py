@@ -16,7 +16,8 @@ linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ class GradientCapture:
         self._handles: list[RemovableHandle] = []
         self._rows: _Rows | None = None
         self._sums: dict[str, dict[tuple[str, str], Tensor]] = {}
+        self._buffers: Mapping[str, Mapping[str, DomainFactorGrads]] = {}
         self._measure_noise = measure_noise
         self.noise: MicroBatchGrams | None = None
         self.reset()
@@ -99,7 +101,12 @@ class GradientCapture:
 
     @contextmanager
     def rows(
-        self, domain_B: Tensor, into: str = "main", weight_B: Tensor | None = None, whole_groups: bool = True
+        self,
+        domain_B: Tensor,
+        into: str = "main",
+        weight_B: Tensor | None = None,
+        whole_groups: bool = True,
+        on_complete: Callable[[str], None] | None = None,
     ) -> Iterator[None]:
         """Forward and backward of one micro-batch run inside.
 
@@ -112,6 +119,8 @@ class GradientCapture:
             weight_B: ``[B]``, each row's share of what its domain's sums are divided by (its supervised tokens, say);
                 for the measurement of noise only; by default every row counts alike.
             whole_groups: false where the last group of the micro-batch goes on in the next one; for the noise only.
+            on_complete: called from the backward pass with an adapter's ``fqn`` when every forward pass of the adapter in this
+                block has had its backward; not called where one has none (an output that the loss does not depend on).
 
         Raises:
             ValueError: an unknown set, or a domain outside ``0 .. D-1``.
@@ -121,7 +130,7 @@ class GradientCapture:
         _check_set(into)
         if not self._handles:
             raise RuntimeError("the capture is not installed; enter it as a context manager or call install()")
-        before, self._rows = self._rows, _Rows.of(domain_B, self._num_domains, into)
+        before, self._rows = self._rows, _Rows.of(domain_B, self._num_domains, into, on_complete)
         if self.noise is not None and into == "main":
             weight_B = torch.ones(len(domain_B)) if weight_B is None else weight_B.detach().cpu()
             one_hot_DB = self._rows.one_hot(torch.device("cpu"))
@@ -138,6 +147,8 @@ class GradientCapture:
         them alone.
         """
         _check_set(into)
+        if into in self._buffers:
+            return dict(self._buffers[into])
         return {
             fqn: DomainFactorGrads(
                 self._accumulator(into, fqn, "a", adapter.A), self._accumulator(into, fqn, "b", adapter.B)
@@ -145,12 +156,21 @@ class GradientCapture:
             for fqn, adapter in self._adapters.items()
         }
 
-    def reset(self) -> None:
-        """Start again from zero, in new tensors."""
+    def reset(self, buffers: Mapping[str, Mapping[str, DomainFactorGrads]] | None = None) -> None:
+        """Start again from zero, in new tensors.
+
+        Args:
+            buffers: set -> adapter -> tensors to add into, zero so far; for the sets that are not named the capture makes
+                its own. Asked anew at every gradient, so that they may refuse one.
+        """
+        self._buffers = buffers or {}
         self._sums = {name: {} for name in SETS}
         self.noise = MicroBatchGrams(self._num_domains) if self._measure_noise else None
 
     def _accumulator(self, into: str, fqn: str, factor: str, like: Tensor) -> Tensor:
+        if into in self._buffers:
+            pair = self._buffers[into][fqn]
+            return pair.a if factor == "a" else pair.b
         held = self._sums[into]
         if (fqn, factor) not in held:
             held[fqn, factor] = torch.zeros(self._num_domains, *like.shape, dtype=torch.float32, device=like.device)
@@ -158,6 +178,8 @@ class GradientCapture:
 
     def _forward(self, site: _Site, x_BTF: Tensor, y_BTO: Tensor) -> Tensor:
         """The output, passed through the identity that captures; the hook of every tapped layer."""
+        if self._rows is not None:
+            self._rows.expect(site.fqn)
         if not torch.is_grad_enabled():  # evaluation, or the first pass of reentrant checkpointing
             return y_BTO
         if not y_BTO.requires_grad:
@@ -194,6 +216,7 @@ class GradientCapture:
                 micro_DOF = (one_hot_DB @ product_BOF.flatten(1)).view_as(sum_DOF)
                 sum_DOF.add_(micro_DOF)
                 self.noise.add(site.fqn, site.factor, micro_DOF, adapter)
+        rows.arrived(site.fqn)
 
 
 @dataclass(frozen=True)
@@ -231,14 +254,23 @@ class _Tap(torch.autograd.Function):
 class _Rows:
     """The domains of one micro-batch's rows, and where its gradients go."""
 
-    def __init__(self, domains: tuple[int, ...], num_domains: int, into: str):
-        self.domains, self.into = domains, into
+    def __init__(
+        self,
+        domains: tuple[int, ...],
+        num_domains: int,
+        into: str,
+        on_complete: Callable[[str], None] | None = None,
+    ):
+        self.domains, self.into, self._on_complete = domains, into, on_complete
+        self._awaited: Counter[str] = Counter()
         self._one_hot_DB = torch.zeros(num_domains, len(domains))
         self._one_hot_DB[list(domains), range(len(domains))] = 1.0
         self._copies: dict[torch.device, Tensor] = {}
 
     @classmethod
-    def of(cls, domain_B: Tensor, num_domains: int, into: str) -> _Rows:
+    def of(
+        cls, domain_B: Tensor, num_domains: int, into: str, on_complete: Callable[[str], None] | None = None
+    ) -> _Rows:
         """Check and read the vector (on a GPU this waits for it; once per micro-batch)."""
         if domain_B.ndim != 1 or domain_B.is_floating_point():
             raise ValueError(f"domain must be a vector of integers, not {list(domain_B.shape)} {domain_B.dtype}")
@@ -246,7 +278,24 @@ class _Rows:
         for d in domains:
             if not 0 <= d < num_domains:
                 raise ValueError(f"domain {d} is not in 0 .. {num_domains - 1}")
-        return cls(domains, num_domains, into)
+        return cls(domains, num_domains, into, on_complete)
+
+    def expect(self, fqn: str) -> None:
+        """A tapped layer of the adapter runs forward.
+
+        Also without gradients, which is how reentrant checkpointing runs it first; but not in the backward pass, where
+        checkpointing of either kind runs it again.
+        """
+        if self._on_complete is not None and torch._C._current_graph_task_id() == -1:
+            self._awaited[fqn] += 1
+
+    def arrived(self, fqn: str) -> None:
+        """One gradient of the adapter has been added."""
+        if self._on_complete is None:
+            return
+        self._awaited[fqn] -= 1
+        if self._awaited[fqn] <= 0:
+            self._on_complete(fqn)
 
     def one_hot(self, device: torch.device) -> Tensor:
         """``[D, B]``, float32."""

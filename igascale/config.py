@@ -126,6 +126,14 @@ class EngineConfig(_Section):
     name: Literal["deepspeed", "single"] = "deepspeed"
     ds_config: str = Field("zero2", description="zero1, zero2, or the path of a DeepSpeed JSON file")
     threads: int | None = Field(None, ge=1, description="CPU threads per process; null: PyTorch's choice")
+    reduce_bucket_mb: float = Field(
+        32,
+        gt=0,
+        description="per-domain gradients are sent to their owners in buckets of so many MiB; smaller: sooner, but more",
+    )
+    overlap_reduce: bool = Field(
+        True, description="send a bucket as soon as the last backward pass has filled it; false: after that pass"
+    )
 
 
 class EvalConfig(_Section):

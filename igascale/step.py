@@ -1,23 +1,27 @@
-"""One optimizer step from captured gradients: reduce, combine, clip, hand over, step.
+"""One optimizer step from captured gradients: reduce, combine, gather, clip, hand over, step.
 
 Every rank runs this together. The order is the method's: the hook is nonlinear, so domain means are formed over all ranks
 and micro-steps first; one clipping coefficient, from the norm of the combined gradient, scales the gradient and its
 reference alike; DeepSpeed gets the result.
+
+Shape legend: N adapters, D domains, K figures of an adapter, S statistics of the hook.
 """
 
 from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from igascale.adapters import LoraAdapter
 from igascale.contract.result import find_fault
 from igascale.engine import Engine
+from igascale.engine.buckets import GradientBuckets
 from igascale.errors import UserError
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 from igascale.linalg.gram import adapter_grams
@@ -39,6 +43,7 @@ class StepReport:
         cosines: ``[D, D]``, between the domains' gradients over all adapters.
         adapter_cosines: the same for each adapter.
         adapter_stats: the hook's figures per adapter.
+        counts: the caller's numbers, added over the ranks.
     """
 
     losses: list[float]
@@ -50,6 +55,7 @@ class StepReport:
     cosines: list[list[float]] = field(default_factory=list)
     adapter_cosines: dict[str, list[list[float]]] = field(default_factory=dict)
     adapter_stats: dict[str, dict[str, float]] = field(default_factory=dict)
+    counts: list[float] = field(default_factory=list)
 
     @property
     def stats(self) -> dict[str, float]:
@@ -57,6 +63,11 @@ class StepReport:
         rows = list(self.adapter_stats.values())
         known = {name: [r[name] for r in rows if not math.isnan(r[name])] for name in (rows[0] if rows else ())}
         return {name: sum(values) / len(values) if values else math.nan for name, values in known.items()}
+
+
+def adapter_costs(hook: GradientHook, adapters: Mapping[str, LoraAdapter], num_domains: int) -> dict[str, float]:
+    """The hook's own estimate of its work per adapter, for :meth:`igascale.engine.Engine.distribute`."""
+    return {fqn: hook.cost(a.out_features, a.in_features, a.rank, num_domains) for fqn, a in adapters.items()}
 
 
 def take_step(
@@ -74,13 +85,14 @@ def take_step(
     aux_sums: Mapping[str, DomainFactorGrads] | None = None,
     aux_value_D: Tensor | None = None,
     noise: MicroBatchGrams | None = None,
+    counts: Sequence[float] = (),
 ) -> StepReport:
     """Combine what was captured and take the optimizer step.
 
     Args:
         engine: who reduces and steps.
         hook: the rule.
-        sums: per adapter, this rank's sums of per-domain factor gradients.
+        sums: per adapter, this rank's sums of per-domain factor gradients, captured into ``engine.new_sums``; consumed.
         loss_sum_D: ``[D]``, this rank's sums of weighted token losses.
         denominator_D: ``[D]``, this rank's share of what sums are divided by (tokens or instances).
         domains: names, in the order of D.
@@ -91,33 +103,30 @@ def take_step(
         aux_sums: the same as ``sums`` for the hook's auxiliary statistic.
         aux_value_D: ``[D]``, this rank's sums of that statistic.
         noise: inner products of this rank's micro-batches, for a hook with ``uses_noise``.
+        counts: numbers of the caller's to add over the ranks along the way, into ``report.counts``.
 
     Returns:
         What happened. With a NaN or an infinity anywhere, on any rank, every rank skips the step: parameters and
         moments stay as they are.
     """
-    shared = [
-        loss_sum_D,
-        denominator_D,
-        aux_value_D if aux_value_D is not None else torch.zeros_like(loss_sum_D),
-    ]
-    loss_D, total_D, aux_D = engine.comm.sum(torch.stack([t.detach().double().cpu() for t in shared]))
-    loss_D, aux_D = loss_D / total_D, aux_D / total_D
-    report = StepReport(losses=loss_D.tolist())
-
+    # Before anything else communicates: the ranks need not have sent the same buckets yet.
+    for each in (sums, aux_sums):
+        if isinstance(each, GradientBuckets):
+            each.send()
+    report, total_D, aux_D, noise_sums = _sum_over_ranks(engine, loss_sum_D, denominator_D, aux_value_D, noise, counts)
     owned = engine.reduce(sums, total_D)
     aux = engine.reduce(aux_sums, total_D) if aux_sums is not None else {}
-    if _any_rank(engine, not (_finite(owned) and _finite(aux) and bool(torch.isfinite(loss_D).all()))):
+    finite = _finite(owned) and _finite(aux) and all(map(math.isfinite, report.losses))
+    if bool(engine.comm.sum(torch.tensor([float(not finite)]))[0] > 0):
         report.skipped = "loss or gradient not finite"
         return report
 
-    if noise is not None:
-        owned = _with_noise(engine, owned, noise, total_D)
-    _compare_domains(engine, owned, report)
+    if noise_sums is not None:
+        owned = _with_noise(engine, owned, *noise_sums, total_D)
     context = HookContext(
         step=step,
         domains=domains,
-        losses=loss_D,
+        losses=torch.tensor(report.losses, dtype=torch.float64),
         sum_over_shards=engine.comm.sum,
         seed=seed,
         shapes={fqn: (a.out_features, a.in_features, a.rank) for fqn, a in engine.adapters.items()},
@@ -126,23 +135,50 @@ def take_step(
     )
     combined = run_hook(hook, owned, engine.factors(engine.owned), context)
     check_result(combined, owned, hook)
-    means = [(g.a.mean(0), g.b.mean(0)) for g in owned.values()]
-    results = [(g.a, g.b) for g in combined.values()]
-    references = [(g.reference_a, g.reference_b) for g in combined.values() if hook.uses_reference]
-    squares_3 = torch.stack([_square(pairs) for pairs in (means, results, references)])
-    report.norm_before, report.norm_after, reference_norm = engine.comm.sum(squares_3).sqrt().tolist()
-    if not (math.isfinite(report.norm_after) and math.isfinite(reference_norm)):
+    combined = {fqn: combined[fqn] for fqn in owned}
+    figures_NK = _figures(owned, combined, hook, len(domains))
+    del owned, aux, context  # their memory is free for what is gathered
+    everything, figures_NK = engine.gather(combined, figures_NK, hook.uses_reference)
+    del combined
+    if not _tell(report, list(engine.adapters), figures_NK, hook):
         report.skipped = "combined gradient not finite"
         return report
     if max_grad_norm is not None and report.norm_after > max_grad_norm:
         report.clip = max_grad_norm / report.norm_after
-        combined = {fqn: _scaled(g, report.clip) for fqn, g in combined.items()}
-
-    everything = engine.gather(combined, hook.uses_reference, hook.statistics)
-    report.adapter_stats = _stat_values(everything, hook.statistics)
+        everything = {fqn: _scaled(g, report.clip) for fqn, g in everything.items()}
     engine.apply(everything)
     engine.step(lr)
     return report
+
+
+def _sum_over_ranks(
+    engine: Engine,
+    loss_sum_D: Tensor,
+    denominator_D: Tensor,
+    aux_value_D: Tensor | None,
+    noise: MicroBatchGrams | None,
+    counts: Sequence[float],
+) -> tuple[StepReport, Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:
+    """Everything that ranks add up besides gradients, in one operation.
+
+    Returns:
+        The report so far; the denominators; the auxiliary statistic's means; the noise's ``[N, 2, D, D]`` inner products,
+        overlap and counts.
+    """
+    parts = {"loss": loss_sum_D, "total": denominator_D, "counts": torch.tensor(counts, dtype=torch.float64)}
+    if aux_value_D is not None:
+        parts["aux"] = aux_value_D
+    if noise is not None:
+        D = len(loss_sum_D)
+        unknown_2DD = torch.full((2, D, D), math.nan, dtype=torch.float64, device=engine.device)
+        parts["grams"] = torch.stack([noise.grams.get(fqn, unknown_2DD) for fqn in engine.adapters])
+        parts["weights"] = torch.stack([noise.overlap, noise.counts])
+    total = dict(zip(parts, engine.comm.sum_together(list(parts.values()))))
+    total_D = total["total"]
+    report = StepReport(losses=(total["loss"] / total_D).tolist(), counts=total["counts"].tolist())
+    aux_D = total["aux"] / total_D if aux_value_D is not None else None
+    noise_sums = (total["grams"], *total["weights"]) if noise is not None else None
+    return report, total_D, aux_D, noise_sums
 
 
 def run_hook(
@@ -171,36 +207,60 @@ def run_hook(
 
 
 def _with_noise(
-    engine: Engine, owned: Mapping[str, DomainFactorGrads], noise: MicroBatchGrams, total_D: Tensor
+    engine: Engine,
+    owned: Mapping[str, DomainFactorGrads],
+    grams_N2DD: Tensor,
+    overlap_DD: Tensor,
+    counts_DD: Tensor,
+    total_D: Tensor,
 ) -> dict[str, DomainFactorGrads]:
     """The gradients with the estimated sampling error of each, from the micro-batches of all ranks."""
-    D = len(total_D)
-    unknown_2DD = torch.full((2, D, D), math.nan, dtype=torch.float64, device=engine.device)
-    grams_N2DD = torch.stack([noise.grams.get(fqn, unknown_2DD) for fqn in engine.adapters]).cpu()
-    *grams, (overlap_DD, counts_DD) = engine.comm.sum(
-        torch.cat([grams_N2DD, torch.stack([noise.overlap, noise.counts])[None]])
-    )
     if not owned:
         return {}
-    by_fqn = dict(zip(engine.adapters, grams))
+    by_fqn = dict(zip(engine.adapters, grams_N2DD))
     means_N2DD = torch.stack([mean_grams(g.a, g.b, engine.adapters[fqn]) for fqn, g in owned.items()]).cpu()
     owned_grams = torch.stack([by_fqn[fqn] for fqn in owned])
     noise_N2DD = sampling_noise(owned_grams, overlap_DD, counts_DD, total_D, means_N2DD)
     return {fqn: replace(g, noise=noise_2DD) for (fqn, g), noise_2DD in zip(owned.items(), noise_N2DD)}
 
 
-def _compare_domains(engine: Engine, owned: Mapping[str, DomainFactorGrads], report: StepReport) -> None:
-    """Fill in what the report says of how domains differ: inner products of their gradients."""
+def _figures(
+    owned: Mapping[str, DomainFactorGrads], combined: Mapping[str, FactorGrads], hook: GradientHook, num_domains: int
+) -> Tensor:
+    """What the report needs of each adapter, ``[N, D^2 + 3 + S]``, float64 on the CPU; :func:`_tell` reads it.
+
+    Inner products of the domains' gradients; squared norms of their mean, the result and the reference; the hook's statistics.
+    """
+    width = num_domains**2 + 3 + len(hook.statistics)
+    if not owned:
+        return torch.zeros(0, width, dtype=torch.float64)
+    grams_NDD = adapter_grams(((g.a, g.b) for g in owned.values()), num_domains)
+    told = []
+    for fqn, grad in combined.items():
+        pairs = [(owned[fqn].a.mean(0), owned[fqn].b.mean(0)), (grad.a, grad.b), (grad.reference_a, grad.reference_b)]
+        told += [_square(*pair) for pair in (pairs if hook.uses_reference else pairs[:2])]
+        told += [] if hook.uses_reference else [torch.zeros((), dtype=torch.float64, device=grad.a.device)]
+        told += [grad.stats[name].to(grad.a.device).double() for name in hook.statistics]
+    return torch.cat([grams_NDD.flatten(1), torch.stack(told).view(len(owned), -1).cpu()], 1)
+
+
+def _tell(report: StepReport, fqns: list[str], figures_NK: Tensor, hook: GradientHook) -> bool:
+    """Fill in the report from all adapters' :func:`_figures`; false where a result or a reference is not finite."""
     D = len(report.losses)
-    place = {fqn: i for i, fqn in enumerate(engine.adapters)}
-    grams_NDD = torch.zeros(len(place), D, D, dtype=torch.float64)
-    grams_NDD[[place[fqn] for fqn in owned]] = adapter_grams(((g.a, g.b) for g in owned.values()), D)
-    grams_NDD = engine.comm.sum(grams_NDD)
+    grams_NDD = figures_NK[:, : D * D].view(-1, D, D)
     total_DD = grams_NDD.sum(0)
     mean_sq = float(total_DD.sum()) / D**2
     report.gir = (float(total_DD.trace()) / D - mean_sq) / mean_sq if mean_sq > 0 else math.nan
     report.cosines = _cosines(total_DD).tolist()
-    report.adapter_cosines = dict(zip(place, _cosines(grams_NDD).tolist()))
+    report.adapter_cosines = dict(zip(fqns, _cosines(grams_NDD).tolist()))
+    norms = figures_NK[:, D * D : D * D + 3].sum(0).sqrt().tolist()
+    report.norm_before, report.norm_after, reference_norm = norms
+    if not (math.isfinite(report.norm_after) and math.isfinite(reference_norm)):
+        return False
+    if hook.statistics:
+        stats_NS = figures_NK[:, D * D + 3 :].tolist()
+        report.adapter_stats = {fqn: dict(zip(hook.statistics, row)) for fqn, row in zip(fqns, stats_NS)}
+    return True
 
 
 def _cosines(gram: Tensor) -> Tensor:
@@ -232,14 +292,10 @@ def _finite(grads: Mapping[str, DomainFactorGrads]) -> bool:
     return not total or bool(torch.isfinite(torch.stack(total)).all())
 
 
-def _any_rank(engine: Engine, flag: bool) -> bool:
-    return bool(engine.comm.sum(torch.tensor([float(flag)]))[0] > 0)
-
-
-def _square(pairs: Iterable[tuple[Tensor | None, ...]]) -> Tensor:
-    """Sum of the squares of every entry, float64 on the CPU."""
-    norms = [torch.linalg.vector_norm(t, dtype=torch.float64).square() for pair in pairs for t in pair if t is not None]
-    return torch.stack(norms).sum().cpu() if norms else torch.zeros((), dtype=torch.float64)
+def _square(*parts: Tensor | None) -> Tensor:
+    """Sum of the squares of every entry, 0-d, float64."""
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float64).square() for t in parts if t is not None]
+    return torch.stack(norms).sum()
 
 
 def _scaled(grad: FactorGrads, factor: float) -> FactorGrads:
@@ -250,12 +306,3 @@ def _scaled(grad: FactorGrads, factor: float) -> FactorGrads:
         reference_a=None if grad.reference_a is None else grad.reference_a * factor,
         reference_b=None if grad.reference_b is None else grad.reference_b * factor,
     )
-
-
-def _stat_values(grads: Mapping[str, FactorGrads], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    if not names:
-        return {}
-    matrix = torch.stack(
-        [torch.stack([torch.as_tensor(g.stats[n], device=g.a.device).float() for n in names]) for g in grads.values()]
-    )
-    return {fqn: dict(zip(names, row)) for fqn, row in zip(grads, matrix.tolist())}

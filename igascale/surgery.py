@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from igascale import hooks
-from igascale.capture import GradientCapture
+from igascale.capture import SETS, GradientCapture
 from igascale.engine.attached import AttachedEngine, attached_engine
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 from igascale.loss import domain_token_losses
 from igascale.loss_record import LossRecord, auxiliary_sums, by_domain, domain_numbers, entry_sums, token_weights
-from igascale.step import StepReport, take_step
+from igascale.step import StepReport, adapter_costs, take_step
 
 Domains = Tensor | Sequence[int] | Sequence[str]
 #: Models that have a surgery; a second one would capture everything twice.
@@ -130,6 +130,7 @@ class Surgery:
         self._record = LossRecord(len(domains), self._begin_backward)
         self._capture = GradientCapture(engine.adapters, len(domains), hook.uses_noise)
         self._capture.install()
+        engine.distribute(adapter_costs(hook, engine.adapters, len(domains)))
         _attached.add(engine.model)
         self.reset()
         for warning in hook.warnings():
@@ -268,7 +269,7 @@ class Surgery:
             self.report = take_step(
                 self._engine,
                 self.hook,
-                self._capture.sums("main"),
+                self._sums["main"],
                 self._record.loss_D,
                 self._record.weight_D,
                 domains=self.domains,
@@ -276,7 +277,7 @@ class Surgery:
                 seed=self._seed,
                 lr=math.nan,  # not ours to know: the loop sets it
                 max_grad_norm=self._max_grad_norm,
-                aux_sums=self._capture.sums("aux") if self.hook.auxiliary else None,
+                aux_sums=self._sums.get("aux"),
                 aux_value_D=self._record.aux_D if self.hook.auxiliary else None,
                 noise=self._capture.noise,
             )
@@ -293,7 +294,9 @@ class Surgery:
 
     def reset(self) -> None:
         """Drop what was captured since the last step, after an exception in the middle of a micro-batch, say."""
-        self._capture.reset()
+        names = SETS if self.hook.auxiliary else SETS[:1]
+        self._sums = {name: self._engine.new_sums(len(self.domains)) for name in names}
+        self._capture.reset(self._sums)
         self._record.reset()
         self._broken = False
         self._passes_before = 0

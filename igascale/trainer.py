@@ -17,7 +17,7 @@ from torch import Tensor
 
 from igascale import checkpoint as checkpoints
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
-from igascale.capture import GradientCapture
+from igascale.capture import SETS, GradientCapture
 from igascale.checkpoint import Checkpoint
 from igascale.config import RunConfig
 from igascale.engine import Engine
@@ -29,7 +29,7 @@ from igascale.loss import domain_token_losses, supervised_logits
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
 from igascale.schedule import learning_rate
-from igascale.step import StepReport, take_step
+from igascale.step import StepReport, adapter_costs, take_step
 from igascale.validation import validation_losses
 
 
@@ -57,6 +57,7 @@ class Trainer:
         self.folder = find_run_folder(config)
         self.main = engine.comm.rank == 0
         self.domains = data.train.domains
+        engine.distribute(adapter_costs(hook, engine.adapters, len(self.domains)))
         self.step = 0
         self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
         self._stop_signal = 0
@@ -93,6 +94,9 @@ class Trainer:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
+                if self.engine.comm.world_size > 1:
+                    bucket_mb = self.config.engine.reduce_bucket_mb
+                    self.reporter.say(self.engine.describe(len(self.domains), bucket_mb, self.hook.uses_reference))
                 if resumed:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
                 self._loop(capture, last)
@@ -119,7 +123,7 @@ class Trainer:
             self._guard(report)
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
                 self._validate()
-            stop = int(self.engine.comm.sum(torch.tensor([float(self._stop_signal > 0)]))[0])
+            stop = report.counts[1] > 0  # a signal that came since this step's gradients is seen in the next step
             if _due(self.step, config.checkpoint.every) or stop:
                 self._save()
                 saved = self.step
@@ -141,20 +145,28 @@ class Trainer:
         groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
         examples = [e for g in groups for e in self.data.train.groups[g]]
         size = micro_batch_size(self.config, len(groups), self.data.train.width)
-        loss_D = torch.zeros(len(self.domains), dtype=torch.float64)
-        aux_D = torch.zeros_like(loss_D)
-        capture.reset()
+        chunks = micro_batches(examples, size)
+        sets = {
+            name: self.engine.new_sums(len(self.domains), self.config.engine.reduce_bucket_mb)
+            for name in (SETS if self.hook.auxiliary else SETS[:1])
+        }
+        overlap = self.config.engine.overlap_reduce and comm.world_size > 1
+        loss_D, aux_D = torch.zeros(2, len(self.domains), dtype=torch.float64)
+        capture.reset(sets)
         with self.engine.accumulate():
-            for k, rows in enumerate(micro_batches(examples, size)):
+            for k, rows in enumerate(chunks):
                 whole = min((k + 1) * size, len(examples)) % self.data.train.width == 0
-                micro_loss_D, micro_aux_D = self._forward_backward(capture, rows, whole)
+                on_complete = sets["main"].complete if overlap and k == len(chunks) - 1 else None
+                micro_loss_D, micro_aux_D = self._forward_backward(capture, rows, whole, on_complete)
                 loss_D += micro_loss_D
                 aux_D += micro_aux_D
-        tokens = int(comm.sum(torch.tensor([float(sum(len(e.input_ids) for e in examples))]))[0])
+            for each in sets.values():  # inside: at the end of the block DeepSpeed may communicate
+                each.send()
+        tokens = float(sum(len(e.input_ids) for e in examples))
         report = take_step(
             self.engine,
             self.hook,
-            capture.sums("main"),
+            sets["main"],
             loss_D,
             domain_denominators(examples, len(self.domains), reduction),
             domains=self.domains,
@@ -162,17 +174,21 @@ class Trainer:
             seed=self.config.seed,
             lr=lr,
             max_grad_norm=self.config.optimizer.max_grad_norm,
-            aux_sums=capture.sums("aux") if self.hook.auxiliary else None,
+            aux_sums=sets.get("aux"),
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
+            counts=(tokens, float(self._stop_signal > 0)),
         )
-        return report, tokens
+        return report, int(report.counts[0])
 
-    def _forward_backward(self, capture: GradientCapture, rows: list[Example], whole: bool) -> tuple[Tensor, Tensor]:
+    def _forward_backward(
+        self, capture: GradientCapture, rows: list[Example], whole: bool, on_complete: Callable[[str], None] | None
+    ) -> tuple[Tensor, Tensor]:
         batch = collate(rows, self._pad, self.config.train.loss_reduction).to(self.engine.device)
         num_domains, auxiliary = len(self.domains), self.hook.auxiliary
         aux_D = torch.zeros(num_domains, dtype=torch.float64)
-        with capture.rows(batch.domain, weight_B=batch.weights.sum(1), whole_groups=whole):
+        weight_B = batch.weights.sum(1)
+        with capture.rows(batch.domain, weight_B=weight_B, whole_groups=whole, on_complete=on_complete):
             logits = self.engine.forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)
             self.engine.backward(losses_D.sum(), retain_graph=auxiliary is not None)

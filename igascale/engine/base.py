@@ -1,16 +1,27 @@
 """What every engine does: spread the adapters over the ranks, reduce, hand over, step.
 
-The communication of one optimizer step, with W ranks and P LoRA parameters:
+What one optimizer step communicates, with W ranks, N adapters, P LoRA parameters, D domains and a hook of S statistics:
 
-* one all-reduce of a few scalars per domain (losses, denominators), and one of ``D^2 + 2 D`` numbers per adapter (inner
-  products between domains; squared norms where the hook asks for noise);
-* W reductions, one per owner, of D x P numbers in all: each rank's adapters, flat in one buffer;
-* what the hook asks for through ``sum_over_shards``, and one all-reduce of two scalars for the norms;
-* W broadcasts of P numbers in all (2 P where the hook returns a reference gradient), and the statistics.
+* ``D P`` float32 numbers reduced, each to the rank that owns its adapter, in a number of buckets that is fixed
+  (``engine.reduce_bucket_mb``; :mod:`igascale.engine.buckets`); as much again for a hook with an auxiliary statistic. They are
+  sent beside the backward pass of the last micro-batch (``engine.overlap_reduce``), in one order on all ranks.
+* one all-reduce of ``2 D`` float64 numbers (losses, denominators; ``3 D`` with an auxiliary statistic), of the counts that
+  the caller adds (the trainer: tokens, and whether to stop), and, for a hook that asks for noise, of ``2 D^2 (N + 1)`` more;
+* one all-reduce of one number: whether every gradient is finite;
+* what the hook asks for through ``sum_over_shards``;
+* one all-gather, of every owner's share: ``P`` float32 numbers (``2 P`` with a reference gradient) and ``D^2 + 3 + S``
+  float64 figures per adapter (inner products between domains, squared norms, statistics). It is padded to the longest share.
+
+What DeepSpeed adds is its own all-gather of the updated parameters; it reduces no gradient, since there is none left at the end of
+:meth:`Engine.accumulate`. In one process nothing is communicated and nothing is copied. ``tests/distributed/test_communication.py``
+counts all of this, operation by operation.
+
+Sums and gathers are here, for every engine; how parameters lie in memory, and who steps them, is the engine's own.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from igascale.adapters import LoraAdapter
+from igascale.engine.buckets import Bucket, FactorShapes, GradientBuckets, plan_buckets
 from igascale.engine.collectives import Collectives
+from igascale.engine.owners import assign_owners, load_shares
+from igascale.engine.results import pack, share_lengths, unpack
 from igascale.errors import UserError
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads
 
@@ -39,20 +53,6 @@ class MasterState:
     tensors: dict[str, Tensor]
 
 
-def assign_owners(adapters: Mapping[str, LoraAdapter], world_size: int) -> dict[str, int]:
-    """Spread adapters over ranks: the most expensive first, each to the rank with the least work so far.
-
-    The cost of an adapter is that of its reconstruction, ``O * I``. Deterministic, so that every rank agrees without
-    talking.
-    """
-    load = [0] * world_size
-    owner = {}
-    for fqn in sorted(adapters, key=lambda k: (-adapters[k].out_features * adapters[k].in_features, k)):
-        owner[fqn] = min(range(world_size), key=lambda r: (load[r], r))
-        load[owner[fqn]] += adapters[fqn].out_features * adapters[fqn].in_features
-    return {fqn: owner[fqn] for fqn in adapters}
-
-
 class Engine(ABC):
     """Trains the LoRA factors of a model with gradients that come from outside.
 
@@ -60,6 +60,12 @@ class Engine(ABC):
         model: the PEFT model.
         adapters: its adapters, the same keys in the same order on every rank.
         device: where the model lives.
+
+    Attributes:
+        comm: the collective operations, and the count of what they communicated.
+        owners: adapter -> the rank that combines it.
+        owned: the adapters of this rank.
+        load_share: each rank's predicted work in the hook, relative to the mean.
     """
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, LoraAdapter], device: torch.device):
@@ -67,8 +73,9 @@ class Engine(ABC):
         self.adapters = dict(adapters)
         self.device = device
         self.comm = Collectives(device)
-        self.owners = assign_owners(self.adapters, self.comm.world_size)
-        self.owned = [fqn for fqn, rank in self.owners.items() if rank == self.comm.rank]
+        self.shapes: dict[str, FactorShapes] = {fqn: (a.A.shape, a.B.shape) for fqn, a in self.adapters.items()}
+        self._plans: dict[tuple[int, float], list[Bucket]] = {}
+        self.distribute({fqn: float(a.out_features * a.in_features) for fqn, a in self.adapters.items()})
 
     # What the engines do differently.
 
@@ -117,69 +124,86 @@ class Engine(ABC):
             for fqn in fqns
         }
 
+    def distribute(self, costs: Mapping[str, float]) -> None:
+        """Decide which rank combines which adapters; before the first step, and alike on every rank.
+
+        Args:
+            costs: adapter -> relative work of combining it.
+        """
+        costs = {fqn: costs[fqn] for fqn in self.adapters}
+        for fqn, cost in costs.items():
+            if not 0 < cost < math.inf:
+                raise UserError(f"the hook's cost of {fqn} must be a number > 0, not {cost!r}")
+        self.owners = assign_owners(costs, self.comm.world_size)
+        self.owned = [fqn for fqn, rank in self.owners.items() if rank == self.comm.rank]
+        self.load_share = load_shares(costs, self.owners, self.comm.world_size)
+        self._plans.clear()
+
+    def plan(self, num_domains: int, bucket_mb: float = 32) -> list[Bucket]:
+        """The buckets of a step; see :func:`igascale.engine.buckets.plan_buckets`."""
+        key = num_domains, bucket_mb
+        if key not in self._plans:
+            self._plans[key] = plan_buckets(self.shapes, self.owners, num_domains, bucket_mb)
+        return self._plans[key]
+
+    def new_sums(self, num_domains: int, bucket_mb: float = 32) -> GradientBuckets:
+        """Accumulators for one set of per-domain gradients of one step, for :meth:`GradientCapture.reset`."""
+        return GradientBuckets(self.plan(num_domains, bucket_mb), self.shapes, num_domains, self.comm)
+
+    def describe(self, num_domains: int, bucket_mb: float, uses_reference: bool) -> str:
+        """The distribution in one line: adapters, balance, bytes per step."""
+        ranks = self.comm.world_size
+        held = sorted(list(self.owners.values()).count(rank) for rank in range(ranks))
+        each = f"{held[0]} each" if held[0] == held[-1] else f"{held[0]} to {held[-1]} each"
+        plan = self.plan(num_domains, bucket_mb)
+        reduced, copies = 4 * sum(bucket.numel for bucket in plan), 2 if uses_reference else 1
+        return (
+            f"{len(self.adapters)} adapters over {ranks} ranks: {each}, heaviest rank {max(self.load_share):.2f}x the mean; "
+            f"a step reduces {_size(reduced)} in {len(plan)} buckets and gathers {_size(reduced / num_domains * copies)}"
+        )
+
     def reduce(self, sums: Mapping[str, DomainFactorGrads], denominator_D: Tensor) -> dict[str, DomainFactorGrads]:
         """Per-domain means over all ranks, of the adapters that this rank owns.
 
         Args:
-            sums: each adapter's sums over this rank's rows, ``a [D, R, I]`` and ``b [D, O, R]``; consumed.
+            sums: this rank's sums over its rows, from :meth:`new_sums` (in one process any mapping will do); consumed.
             denominator_D: ``[D]``, what the sums over all ranks are divided by.
         """
-        owned: dict[str, DomainFactorGrads] = {}
+        if isinstance(sums, GradientBuckets):
+            owned = sums.receive()
+        elif self.comm.world_size == 1:
+            owned = dict(sums)
+        else:
+            raise TypeError("with several ranks gradients must be captured in engine.new_sums(num_domains)")
         inverse_D11 = (1.0 / denominator_D).float().to(self.device)[:, None, None]
-        for rank in range(self.comm.world_size):
-            fqns = [fqn for fqn, owner in self.owners.items() if owner == rank]
-            parts = [t for fqn in fqns for t in (sums[fqn].a, sums[fqn].b)]
-            if not parts:
-                continue
-            if self.comm.world_size > 1:
-                flat = self.comm.sum_to(torch.cat([t.flatten() for t in parts]), rank)
-                if rank != self.comm.rank:
-                    continue
-                parts = [piece.view_as(t) for piece, t in zip(flat.split([t.numel() for t in parts]), parts)]
-            for i, fqn in enumerate(fqns):
-                owned[fqn] = DomainFactorGrads(parts[2 * i] * inverse_D11, parts[2 * i + 1] * inverse_D11)
+        for grad in owned.values():
+            grad.a.mul_(inverse_D11)
+            grad.b.mul_(inverse_D11)
         return owned
 
     def gather(
-        self, owned: Mapping[str, FactorGrads], uses_reference: bool, statistics: tuple[str, ...]
-    ) -> dict[str, FactorGrads]:
-        """Every adapter's result on every rank, each sent once by its owner."""
+        self, owned: Mapping[str, FactorGrads], figures_NK: Tensor, uses_reference: bool
+    ) -> tuple[dict[str, FactorGrads], Tensor]:
+        """Every adapter's result on every rank, each sent once by its owner.
+
+        Args:
+            owned: the results for the adapters that this rank owns.
+            figures_NK: ``[N, K]``, float64: figures of those adapters.
+            uses_reference: whether references go along.
+
+        Returns:
+            The results of all adapters (views of one tensor; without ``stats``), and the figures of all, on the CPU.
+        """
         if self.comm.world_size == 1:
-            return dict(owned)
-        result: dict[str, FactorGrads] = {}
-        copies = 2 if uses_reference else 1
-        for rank in range(self.comm.world_size):
-            fqns = [fqn for fqn, owner in self.owners.items() if owner == rank]
-            shapes = [
-                shape
-                for fqn in fqns
-                for shape in [self.adapters[fqn].A.shape, self.adapters[fqn].B.shape] * copies
-                + [torch.Size([len(statistics)])]
-            ]
-            if not shapes:
-                continue
-            if rank == self.comm.rank:
-                flat = torch.cat([t.flatten() for fqn in fqns for t in _parts(owned[fqn], copies, statistics)])
-            else:
-                flat = torch.empty(sum(s.numel() for s in shapes), device=self.device)
-            self.comm.broadcast(flat, rank)
-            pieces = [p.view(s) for p, s in zip(flat.split([s.numel() for s in shapes]), shapes)]
-            each = 2 * copies + 1
-            for i, fqn in enumerate(fqns):
-                tensors, stats = pieces[i * each : (i + 1) * each - 1], pieces[(i + 1) * each - 1]
-                references = tensors[2:] if uses_reference else [None, None]
-                figures = dict(zip(statistics, stats.unbind()))
-                result[fqn] = FactorGrads(tensors[0], tensors[1], references[0], references[1], figures)
-        return {fqn: result[fqn] for fqn in self.adapters}
+            return dict(owned), figures_NK.cpu()
+        K, copies = figures_NK.shape[1], 2 if uses_reference else 1
+        length = max(share_lengths(self.shapes, self.owners, self.comm.world_size, K, copies))
+        shares_WL = self.comm.gather(pack(owned, figures_NK, length, copies, self.device))
+        return unpack(shares_WL, self.shapes, self.owners, K, copies)
 
 
-def _parts(grad: FactorGrads, copies: int, statistics: tuple[str, ...]) -> list[Tensor]:
-    tensors = [grad.a, grad.b]
-    if copies == 2:
-        assert grad.reference_a is not None and grad.reference_b is not None
-        tensors += [grad.reference_a, grad.reference_b]
-    stats = [torch.as_tensor(grad.stats[name], dtype=torch.float32, device=grad.a.device) for name in statistics]
-    return [*tensors, torch.stack(stats) if stats else grad.a.new_zeros(0)]
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 10e6 else f"{num_bytes / 1e6:.2g} MB"
 
 
 def factor_parameters(adapters: Mapping[str, LoraAdapter]) -> dict[str, nn.Parameter]:

@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class Pending(Protocol):
+    """A collective operation under way."""
+
+    def wait(self) -> object:
+        """Return when its result may be used (on a GPU: by what is enqueued from now on)."""
+
+
+class _Done:
+    """What one process waits for."""
+
+    def wait(self) -> None:
+        return
+
+
+@dataclass
+class Traffic:
+    """What was communicated by one kind of operation.
+
+    Attributes:
+        calls: how often.
+        elements: numbers in the tensors that were summed, or that a gather ended with on each rank.
+        bytes: the same in bytes.
+    """
+
+    calls: int = 0
+    elements: int = 0
+    bytes: int = 0
+
+    def count(self, tensor: Tensor) -> None:
+        """Add one operation on ``tensor``."""
+        self.calls += 1
+        self.elements += tensor.numel()
+        self.bytes += tensor.numel() * tensor.element_size()
 
 
 class Collectives:
@@ -18,6 +55,7 @@ class Collectives:
     Attributes:
         rank: this process's rank.
         world_size: how many ranks train together.
+        traffic: what was communicated so far, by ``all_reduce``, ``reduce`` and ``all_gather``.
     """
 
     def __init__(self, device: torch.device):
@@ -25,29 +63,44 @@ class Collectives:
         active = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if active else 0
         self.world_size = dist.get_world_size() if active else 1
+        self.traffic = {kind: Traffic() for kind in ("all_reduce", "reduce", "all_gather")}
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, as a new tensor on the caller's device, the same on every rank."""
         if self.world_size == 1:
             return tensor.clone()
         total = tensor.to(self.device, copy=True)
+        self.traffic["all_reduce"].count(total)
         dist.all_reduce(total)
         return total.to(tensor.device)
 
-    def sum_to(self, tensor: Tensor, owner: int) -> Tensor:
-        """Sum over ranks in place; only ``owner`` may read the result."""
-        if self.world_size > 1:
-            dist.reduce(tensor, dst=owner)
-        return tensor
+    def sum_together(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sums over ranks of several tensors in one operation, float64 on the CPU."""
+        parts = [t.detach().double().cpu() for t in tensors]
+        total = self.sum(torch.cat([t.flatten() for t in parts]))
+        return [piece.view_as(t) for piece, t in zip(total.split([t.numel() for t in parts]), parts)]
 
-    def broadcast(self, tensor: Tensor, owner: int) -> Tensor:
-        """``owner``'s values on every rank, in place."""
-        if self.world_size > 1:
-            dist.broadcast(tensor, src=owner)
-        return tensor
+    def start_sum_to(self, tensor: Tensor, owner: int) -> Pending:
+        """Begin to sum over ranks in place; after the wait only ``owner`` may read the result."""
+        if self.world_size == 1:
+            return _Done()
+        self.traffic["reduce"].count(tensor)
+        work: Pending = dist.reduce(tensor, dst=owner, async_op=True)
+        return work
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's ``tensor [n]``, of the same length on all of them, as ``[W, n]``."""
+        if self.world_size == 1:
+            return tensor[None]
+        everything = tensor.new_empty(self.world_size * len(tensor))
+        self.traffic["all_gather"].count(everything)
+        # PyTorch 2.13 gave all_gather_into_tensor a new name and warns of the old one.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(everything, tensor)
+        return everything.view(self.world_size, -1)
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's picklable ``value``, on every rank. For rare and small things only."""
+        """Every rank's picklable ``value``, on every rank. For rare and small things only; not counted."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size

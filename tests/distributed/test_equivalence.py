@@ -27,7 +27,7 @@ CASES = {
         "iga-bf16-zero1": [*IGA, *BF16, *STAGE1],
         "plain": MEAN,
         "strong": STRONG,
-        "wrong-strong": STRONG,
+        "wrong-strong": [*STRONG, "engine.overlap_reduce=false"],
     },
     "torchrun": {"mean-zero2": MEAN, "mean-zero1": [*MEAN, *STAGE1], "iga-zero2": IGA, "iga-zero1": [*IGA, *STAGE1]},
 }

@@ -8,7 +8,7 @@ import torch
 
 from igascale import assemble
 from igascale.engine.deepspeed import _import_deepspeed, init_distributed
-from igascale.hooks.base import FactorGrads, GradientHook
+from igascale.hooks.base import DomainFactorGrads, FactorGrads, GradientHook
 from igascale.isomers.batches import collate, domain_denominators, micro_batches, shard_groups
 from igascale.schedule import learning_rate
 
@@ -88,16 +88,25 @@ def combine_per_rank_then_average(engine, hook) -> GradientHook:
 
     wrong = hook
     wrong.__class__ = Wrong
-    reduce = engine.reduce
+    reduce, new_sums = engine.reduce, engine.new_sums
+
+    def watched_sums(*arguments):
+        sums = new_sums(*arguments)
+        send, wrong._local = sums.send, {}
+
+        def watched_send():  # what this rank alone has, before it is added to the others'
+            if not wrong._local:
+                wrong._local = {fqn: (g.a.clone(), g.b.clone()) for fqn, g in sums.items()}
+            send()
+
+        sums.send = watched_send
+        return sums
 
     def spoiled_reduce(sums, denominator_D):
         world = engine.comm.world_size
         local = {
-            fqn: type(g)(
-                g.a / denominator_D[:, None, None].float() * world,
-                g.b / denominator_D[:, None, None].float() * world,
-            )
-            for fqn, g in sums.items()
+            fqn: DomainFactorGrads(*(t / denominator_D[:, None, None].float() * world for t in pair))
+            for fqn, pair in wrong._local.items()
         }
         from igascale.hooks.base import HookContext
 
@@ -113,7 +122,7 @@ def combine_per_rank_then_average(engine, hook) -> GradientHook:
         wrong._spoiled = {fqn: wrong._spoiled[fqn] for fqn in engine.owned}
         return reduce(sums, denominator_D)
 
-    engine.reduce = spoiled_reduce
+    engine.reduce, engine.new_sums = spoiled_reduce, watched_sums
     return wrong
 
 

@@ -30,12 +30,10 @@ def main() -> None:
     data = assemble.load_data(config, student.tokenizer)
     engine = assemble.build_engine(config, student, hook, device)
     trainer = Trainer(config, data, student, hook, engine)
-    reduce, one_step, seen = engine.reduce, trainer._one_step, []
+    backward, one_step, seen = engine.backward, trainer._one_step, []
 
-    def poisoned(sums, denominator_D):
-        if rank == 1 and (trainer.step == 1 or trainer.step >= 4):
-            next(iter(sums.values())).a[0, 0, 0] = float("nan")
-        return reduce(sums, denominator_D)
+    def poisoned(loss, **keywords):  # the loss that is reported stays finite
+        backward(loss * (float("nan") if rank == 1 and (trainer.step == 1 or trainer.step >= 4) else 1.0), **keywords)
 
     def watched(*arguments):
         before = dict(engine.get_state().tensors.items())
@@ -44,7 +42,7 @@ def main() -> None:
         seen.append((bool(report.skipped), all(torch.equal(before[k], after.tensors[k]) for k in before), after.steps))
         return report, tokens
 
-    engine.reduce, trainer._one_step = poisoned, watched
+    engine.backward, trainer._one_step = poisoned, watched
     try:
         trainer.train(runfolder.open_run(config, None, engine.comm))
         error = ""

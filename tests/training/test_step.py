@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from igascale import assemble, hooks, runfolder
-from igascale.engine.base import assign_owners
 from igascale.errors import UserError
 from igascale.hooks import FactorGrads, GradientHook, HookContext
 from igascale.isomers.batches import collate
@@ -258,20 +257,6 @@ def test_validation_losses_are_plain_means(path, tmp_path):
         logits = student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         losses = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, 2)
         assert abs(found[domain] - float(losses[n] / (batch.labels != -100).sum())) < 1e-5
-
-
-def test_owners_share_the_work():
-    class Shape:
-        def __init__(self, out_features, in_features):
-            self.out_features, self.in_features = out_features, in_features
-
-    adapters = {f"l{i}.{n}": Shape(o, 64) for i in range(8) for n, o in (("q", 64), ("k", 16), ("v", 16), ("o", 64))}
-    for world in (1, 2, 3, 8):
-        owners = assign_owners(adapters, world)
-        assert list(owners) == list(adapters)
-        load = [sum(adapters[k].out_features for k, r in owners.items() if r == rank) for rank in range(world)]
-        assert max(load) - min(load) <= 64
-    assert set(assign_owners(dict(list(adapters.items())[:2]), 4).values()) == {0, 1}  # some ranks own none
 
 
 def test_learning_rate():
