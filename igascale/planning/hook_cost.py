@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 from igascale.linalg.projection import sketch_width
 from igascale.linalg.tiles import plan_tiles
@@ -117,4 +118,7 @@ def _tiles(hook: Any, shape: Shape) -> Any:
     scratch = 2 if hook.chosen["mask"] == "sand" else 1
     keep = hook.chosen["projection"] == "svd"
     device = torch.device("cuda")  # a name only: nothing is allocated
-    return plan_tiles(1, shape[:2], torch.float32, device, hook.memory_mb * 2**20, keep, scratch)
+    try:
+        return plan_tiles(1, shape[:2], torch.float32, device, hook.memory_mb * 2**20, keep, scratch)
+    except ValueError as error:
+        raise UserError(f"hook.{error}") from None

@@ -85,9 +85,11 @@ def plan_memory(
         *_backward(shapes, run, hook, domains, rows, engine),
         *_combine(shapes, hook, domains, ranks, owned_parameters, engine, bucket_elements),
     ]
-    loose = max(sum(line.bytes for line in lines if line.phase == phase) for phase in ("backward", "combine"))
-    reserve = RESERVE_BYTES + FRAGMENTATION * loose
-    lines.insert(0, Line("resident", "CUDA context, NCCL, fragmentation (assumed)", reserve, reserve))
+    phases: tuple[Phase, ...] = ("backward", "combine")
+    for phase in phases:
+        lost = FRAGMENTATION * sum(line.bytes for line in lines if line.phase == phase)
+        lines.append(_line(phase, "fragmentation (assumed)", lost))
+    lines.insert(0, _line("resident", "CUDA context, NCCL (assumed)", RESERVE_BYTES))
     gathered = 2 * shapes.largest_block  # one block at work, the next one on its way
     sharded = shapes.base_bytes / ranks + (gathered if ranks > 1 else 0)
     lines.insert(0, Line("resident", "frozen base weights", shapes.base_bytes, sharded))

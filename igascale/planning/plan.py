@@ -11,7 +11,6 @@ from igascale import hooks
 from igascale.adapters import LoraAdapter
 from igascale.assemble import build_hook
 from igascale.config import RunConfig
-from igascale.engine.base import assign_owners
 from igascale.engine.ds_config import load_ds_config
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
@@ -22,9 +21,9 @@ from igascale.planning.dry_run import DryRun, dry_run
 from igascale.planning.hook_cost import NO_WORK, HookWork, hook_work
 from igascale.planning.memory import Memory, plan_memory
 from igascale.planning.shapes import Shapes, build_meta_model, find_shapes
-from igascale.planning.timing import MFU, Flops, StepTime, micro_batch_flops, step_time
+from igascale.planning.timing import MFU, Flops, StepTime, combine_seconds, micro_batch_flops, step_time
 from igascale.planning.verdict import Verdict, decide
-from igascale.planning.wire import Transfer, igascale_transfers, plain_transfers
+from igascale.planning.wire import Transfer, igascale_transfers, plain_transfers, plan_owners
 
 #: DeepSpeed's reduce bucket where its file does not say.
 _DEFAULT_BUCKET = 500_000_000
@@ -43,7 +42,7 @@ class Plan:
         verdict: whether it fits.
         wire: what each method sends in a step.
         flops: of one micro-batch.
-        times: of plain DeepSpeed, igascale's mean and the rule.
+        times: of plain DeepSpeed, igascale's mean and, where it is another one, the rule.
         checkpointing: of the activations.
         assumptions: what was taken for granted, one sentence each.
     """
@@ -63,8 +62,7 @@ class Plan:
     @property
     def overhead(self) -> float:
         """Of the rule over igascale's plain mean, as a share of the step."""
-        _, mean, rule = self.times
-        return rule.total / mean.total - 1
+        return self.times[-1].total / self.times[1].total - 1
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: every number, in bytes and seconds."""
@@ -115,7 +113,8 @@ def make_plan(
     shapes, adapters = find_shapes(model)
     batch = plan_batch(config, hook, cluster.ranks, tokens, shapes.max_positions)
     zero = _zero_options(config)
-    owned = owned_by_rank(adapters, cluster.ranks)
+    owners = plan_owners(hook, adapters, batch.domains, cluster.ranks)
+    owned = max(sum(adapters[f].A.numel() + adapters[f].B.numel() for f in fqns) for fqns in owners.values())
 
     @cache
     def run(rows: int, checkpointing: Checkpointing) -> DryRun:
@@ -129,7 +128,7 @@ def make_plan(
             domains=batch.domains,
             rows=rows,
             ranks=cluster.ranks,
-            owned_parameters=max(p for _, p in owned.values()),
+            owned_parameters=owned,
             engine=config.engine.name,
             bucket_elements=zero["bucket"],
         )
@@ -137,7 +136,7 @@ def make_plan(
     checkpointing = config.model.activation_checkpointing
     once = run(batch.micro_batch, checkpointing)
     plain, flops = (_flops(shapes, once, batch, passes) for passes in (1, 2 if hook.auxiliary else 1))
-    wire = _wire(config, hook, shapes, batch, owned, zero["stage"])
+    wire = _wire(config, hook, adapters, batch, cluster.ranks, zero["stage"])
     return Plan(
         hook=config.hook.name,
         cluster=cluster,
@@ -166,20 +165,13 @@ def _flops(shapes: Shapes, run: DryRun, batch: Batch, passes: int) -> Flops:
 
 
 def _wire(
-    config: RunConfig,
-    hook: GradientHook,
-    shapes: Shapes,
-    batch: Batch,
-    owned: dict[int, tuple[int, int]],
-    zero_stage: int,
+    config: RunConfig, hook: GradientHook, adapters: dict[str, LoraAdapter], batch: Batch, ranks: int, zero_stage: int
 ) -> dict[str, list[Transfer]]:
-    P, size = shapes.lora_parameters, shapes.parameter_bytes
-    distributed = config.engine.name == "deepspeed"
-    mean = hooks.build("mean", {})
+    mean, bucket_mb = hooks.build("mean", {}), config.engine.reduce_bucket_mb
     return {
-        "plain DeepSpeed": plain_transfers(len(owned), P, size, zero_stage, batch.micro_steps),
-        "igascale mean": igascale_transfers(mean, batch.domains, owned, size, distributed),
-        f"igascale {config.hook.name}": igascale_transfers(hook, batch.domains, owned, size, distributed),
+        "plain DeepSpeed": plain_transfers(adapters, ranks, zero_stage, batch.micro_steps),
+        "igascale mean": igascale_transfers(mean, adapters, batch.domains, ranks, bucket_mb),
+        f"igascale {config.hook.name}": igascale_transfers(hook, adapters, batch.domains, ranks, bucket_mb),
     }
 
 
@@ -208,21 +200,16 @@ def _times(
 
 
 def _heaviest(hook: GradientHook, adapters: dict[str, LoraAdapter], batch: Batch, cluster: Cluster) -> HookWork:
-    """The work of the rank that owns most."""
-    totals = dict.fromkeys(range(cluster.ranks), NO_WORK)
-    for fqn, rank in assign_owners(adapters, cluster.ranks).items():
-        a = adapters[fqn]
-        totals[rank] += hook_work(hook, (a.out_features, a.in_features, a.rank), batch.domains)
-    return max(totals.values(), key=lambda work: (work.flops, work.memory_traffic))
+    """The work of the rank that has most."""
 
+    def work(fqns: list[str]) -> HookWork:
+        owned = [adapters[fqn] for fqn in fqns]
+        return sum(
+            (hook_work(hook, (a.out_features, a.in_features, a.rank), batch.domains) for a in owned), start=NO_WORK
+        )
 
-def owned_by_rank(adapters: dict[str, LoraAdapter], ranks: int) -> dict[int, tuple[int, int]]:
-    """Adapters and parameters that each rank owns."""
-    owned = dict.fromkeys(range(ranks), (0, 0))
-    for fqn, rank in assign_owners(adapters, ranks).items():
-        count, parameters = owned[rank]
-        owned[rank] = count + 1, parameters + adapters[fqn].A.numel() + adapters[fqn].B.numel()
-    return owned
+    works = [work(fqns) for fqns in plan_owners(hook, adapters, batch.domains, cluster.ranks).values()]
+    return max(works, key=lambda w: combine_seconds(w, cluster))
 
 
 def _zero_options(config: RunConfig) -> dict[str, int]:

@@ -9,13 +9,14 @@ import torch
 from igascale import assemble, hooks
 from igascale.capture import GradientCapture
 from igascale.planning.memory import accumulator_bytes, optimizer_bytes
-from igascale.planning.plan import owned_by_rank
 from igascale.planning.shapes import build_meta_model, find_shapes
-from igascale.planning.wire import igascale_transfers
+from igascale.planning.wire import igascale_transfers, plain_transfers
 
 import runs
 from launching import launch
 from planning_cases import ATTENTION, MLP, load, real_model, write_run
+
+BUCKET_MB = 0.02
 
 
 @pytest.mark.parametrize(
@@ -67,14 +68,14 @@ def told_by_ranks(tmp_path_factory):
     """What two ranks under DeepSpeed held and sent."""
     folder = tmp_path_factory.mktemp("ranks")
     runs.prepare(folder)
-    launch("torchrun", 2, "worker_bytes.py", str(folder), str(folder / "told.json"))
+    launch("torchrun", 2, "worker_bytes.py", str(folder), str(folder / "told.json"), str(BUCKET_MB))
     return folder, json.loads((folder / "told.json").read_text())
 
 
 @pytest.mark.parametrize("rule", ["mean", "iga"])
 def test_optimizer_is_partitioned_by_deepspeed(told_by_ranks, rule):
     folder, told = told_by_ranks
-    shapes, hook, _ = _planned(folder, rule)
+    shapes, _, hook = _planned(folder, rule)
     expected = optimizer_bytes(shapes.lora_parameters, shapes.parameter_bytes, hook.uses_reference, 2, "deepspeed")
     assert told[rule]["optimizer"] == pytest.approx(expected, rel=0.01)  # the partition is padded
 
@@ -83,17 +84,26 @@ def test_optimizer_is_partitioned_by_deepspeed(told_by_ranks, rule):
 def test_bytes_on_the_wire(told_by_ranks, rule):
     """Every collective of a real step, by kind: what is handed to it is what was predicted."""
     folder, told = told_by_ranks
-    shapes, hook, owned = _planned(folder, rule)
-    reduced, results, scalars, parameters = igascale_transfers(hook, 4, owned, shapes.parameter_bytes, True)
+    _, adapters, hook = _planned(folder, rule)
+    reduced, results, scalars, parameters = igascale_transfers(hook, adapters, 4, 2, BUCKET_MB)
     sent = told[rule]["sent"]
+    assert reduced.calls == 4  # more than one for each of the two ranks
     assert sent["reduce"] == [reduced.calls, reduced.payload]
-    assert sent["all_gather_igascale"] == [results.calls, results.payload]
-    assert sent["all_gather_deepspeed"][1] == pytest.approx(parameters.payload, rel=0.01)
-    assert sent["all_reduce_igascale"] == [scalars.calls, scalars.payload]
-    assert "broadcast" not in sent
+    assert sent["all_gather"] == [results.calls, results.payload]
+    assert sent["all_reduce"] == [scalars.calls, scalars.payload]
+    # DeepSpeed pads its partitions.
+    assert told[rule]["gathered by DeepSpeed"] == pytest.approx(parameters.payload, rel=0.01)
+
+
+def test_bytes_of_plain_deepspeed(told_by_ranks):
+    folder, told = told_by_ranks
+    _, adapters, _ = _planned(folder, "mean")
+    gradients, parameters = plain_transfers(adapters, 2, zero_stage=2, micro_steps=2)
+    assert told["plain"]["reduced"] == gradients.payload
+    assert told["plain"]["gathered"] == pytest.approx(parameters.payload, rel=0.01)
 
 
 def _planned(folder: Path, rule: str):
     config = runs.load(folder / "run.yaml", f"hook.name={rule}")
     shapes, adapters = find_shapes(build_meta_model(config, config.model.path))
-    return shapes, hooks.build(rule, {}), owned_by_rank(adapters, 2)
+    return shapes, adapters, hooks.build(rule, {})

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from igascale import hooks
+from igascale.adapters import find_adapters
+from igascale.capture import GradientCapture
 from igascale.planning.dry_run import dry_run
+from igascale.planning.memory import accumulator_bytes, plan_memory
 from igascale.planning.shapes import build_meta_model, find_shapes
 from igascale.planning.timing import micro_batch_flops
 
@@ -55,6 +59,39 @@ def check_peak(config, rows, positions):
     found = dry_run(meta, rows, positions, step.supervised, config.model.activation_checkpointing)
     measured = peak_bytes(step)
     assert 0.98 * measured <= found.peak_bytes <= 1.06 * measured
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
+def test_peak_while_gradients_are_captured(tmp_path, checkpointing):
+    """The whole of the backward phase, accumulators included, against the step as igascale takes it."""
+    config, rows, positions = configure(tmp_path, "small", checkpointing=checkpointing)
+    step = Step(real_model(config), rows, positions)
+    capture = GradientCapture(find_adapters(step.model), 4, measure_noise=True)
+    domain = torch.arange(rows) % 4
+
+    def captured():
+        capture.reset()
+        with capture.rows(domain):
+            step()
+
+    captured.model = step.model
+    shapes, _ = find_shapes(meta := build_meta_model(config, config.model.path))
+    found = dry_run(meta, rows, positions, step.supervised, checkpointing)
+    memory = plan_memory(
+        shapes,
+        hooks.build("iga", {}),
+        found,
+        domains=4,
+        rows=rows,
+        ranks=1,
+        owned_parameters=shapes.lora_parameters,
+        engine="single",
+        bucket_elements=0,
+    )
+    with capture:
+        measured = peak_bytes(captured)
+    predicted = memory.phase("backward") + accumulator_bytes(shapes.lora_parameters, 4, False)
+    assert 0.98 * measured <= predicted <= 1.15 * measured
 
 
 def test_activations_grow_with_rows_and_are_freed_by_checkpointing(tmp_path):
