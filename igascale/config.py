@@ -260,7 +260,7 @@ def load_config(
     if method is not None and hook is not None:
         raise UserError(f"--method {method} brings a hook of its own: leave out --hook {hook}, or --method")
     path = Path(path)
-    raw = _read(path)
+    raw = read_yaml(path)
     if method is not None:
         methods.apply(raw, method)
     if hook is not None:
@@ -280,7 +280,8 @@ def load_config(
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values; mistakes are named with file and line."""
     try:
         raw = yaml.load(path.read_text(), _Loader)
     except OSError as error:

@@ -65,7 +65,7 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
     source = _existing(path)
     with _one_error(path, "a model configuration"):
         config = AutoConfig.from_pretrained(source)
-    _check_causal(path, config)
+    check_causal(path, config)
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     with _one_error(path, "a causal language model"), _attention_error(attn_implementation):
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
@@ -248,7 +248,8 @@ def _check_dtype(dtype: torch.dtype | str) -> torch.dtype:
     raise UserError(f"model.dtype: unknown '{name}'{did_you_mean(name, known)}; use bfloat16 or float32")
 
 
-def _check_causal(path: str | Path, config: Any) -> None:
+def check_causal(path: str | Path, config: Any) -> None:
+    """Refuse a configuration that is not a causal language model's, or a quantized one."""
     from transformers.models.auto import modeling_auto as auto
 
     architectures = list(getattr(config, "architectures", None) or [])

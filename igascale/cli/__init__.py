@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "igascale.cli.demo",
     "data": "igascale.cli.data",
     "validate": "igascale.cli.validate",
+    "plan": "igascale.cli.plan",
     "train": "igascale.cli.train",
     "launch": "igascale.cli.launch",
     "eval": "igascale.cli.eval",
@@ -79,6 +80,7 @@ def main(local_rank: int | None) -> None:
       igascale demo                                   watch all of it happen on a small model
       igascale data generate --out data/demo          isomer groups without a teacher
       igascale validate CONFIG                        everything but training
+      igascale plan CONFIG --gpu h100-80gb            memory, bytes and time, before renting anything
       igascale launch CONFIG --num-processes 2        train under DeepSpeed
       igascale eval runs/first                        accuracy, consistency, ID-OOD gap
       igascale merge runs/first --out merged          a normal Hugging Face folder
