@@ -38,8 +38,11 @@ fix: $(READY)  ## Format and mend what can be mended automatically
 bench gpu-check: export TQDM_DISABLE = 1
 bench gpu-check: export PYTHONWARNINGS = ignore::FutureWarning
 bench: $(READY)  ## Ratios measured in one run; JSON in benchmarks/results
-	$(BIN)/python -m benchmarks.projection
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.capture
+	$(BIN)/python -m benchmarks.projection
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.hooks
 
 gpu-check: $(READY)  ## GPU tests and a 7B-shape step, where there is a CUDA GPU
