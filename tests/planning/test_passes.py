@@ -53,12 +53,12 @@ def test_peak_with_dropout(tmp_path):
 
 
 def check_peak(config, rows, positions):
-    """A little more may be foreseen than is taken, not less."""
+    """Found when this was written: 0.980 to 1.011."""
     step = Step(real_model(config), rows, positions)
     meta = build_meta_model(config, config.model.path)
     found = dry_run(meta, rows, positions, step.supervised, config.model.activation_checkpointing)
     measured = peak_bytes(step)
-    assert 0.98 * measured <= found.peak_bytes <= 1.06 * measured
+    assert 0.97 * measured <= found.peak_bytes <= 1.05 * measured
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
