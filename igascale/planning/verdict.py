@@ -66,7 +66,7 @@ def _remedy(predict: Predict, memory: Memory, micro_batch: int, checkpointing: C
         f"{_gib(stays)} GiB stay whatever the batch is: no setting helps. " if stays >= room else "no setting helps. "
     )
     larger = [
-        f"{name} ({_gib(Gpu(**gpu).memory_bytes)} GiB)"
+        f"{name} ({1 - memory.total() / Gpu(**gpu).memory_bytes:.0%} left)"
         for name, gpu in known_gpus().items()
         if Gpu(**gpu).memory_bytes >= memory.total()
     ]
