@@ -123,14 +123,18 @@ class Blocks:
     def by_shape(cls, K: int, P: int) -> Blocks:
         """Sizes for K inner columns and P columns of the thin matrix.
 
-        A thread holds the tiles of the mean, the variance and one contrast, 3 BO BI floats over all, and the result,
-        BO BP: 128 registers of its 255 with the figures below, and more while a product is split into three. Shared memory
-        holds the blocks of right and X of each stage: 16 KB a contrast of 64 columns with K = 64, 227 KB at most. Not
-        measured on a GPU; where it does not fit, the launch tries :meth:`smaller`.
+        A program's threads hold the tiles of the mean, the variance and one contrast, 3 BO BI floats, the result, BO BP, and
+        the parts of a product that is split into three. Compiled for an H100 (Triton 3.9, compute capability 9.0; not run
+        there) these sizes take the 255 registers of a thread with no more than 0.5 KB of spills, and 48 to 208 KB of its
+        227 KB of shared memory. Where a GPU has less, the launch tries :meth:`smaller`.
         """
         BP = min(256, _power_of_two(P))
-        BO, BI = (128, 64) if BP <= 128 else (64, 32)
-        return cls(BO, BI, min(64, _power_of_two(K)), BP, warps=8, stages=2)
+        BO, BI = (128, 64) if BP <= 64 else (128, 32) if BP <= 128 else (64, 32)
+        return cls(BO, BI, min(32, _power_of_two(K)), BP, warps=8, stages=2)
+
+    def unrolled(self, D: int, K: int) -> bool:
+        """Whether to unroll the loop over contrasts: left then stays on the chip while the tiles pass, if it is small enough."""
+        return K <= self.BK and D * self.BK <= 128
 
     def smaller(self) -> Blocks | None:
         """What to try where registers or shared memory do not suffice."""
@@ -229,8 +233,7 @@ class FusedMaskedMean:
         while blocks is not None:
             b = blocks
             grid = (-(-O // b.BO), -(-P // b.BP), N)
-            # Few and small contrasts: unrolled, so that left stays where it is while the tiles pass.
-            compiled = options | {"UNROLL": options["D"] * b.BK <= 256, "PRECISION": precision}
+            compiled = options | {"UNROLL": b.unrolled(options["D"], options["K"]), "PRECISION": precision}
             sizes = {"BO": b.BO, "BI": b.BI, "BK": b.BK, "BP": b.BP, "num_warps": b.warps, "num_stages": b.stages}
             try:
                 with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
