@@ -26,7 +26,8 @@ from igascale.linalg.tile_masks import ExpMask
 
 #: Which code forms the products; explained where a user chooses, in :mod:`igascale.hooks.iga`.
 Kernel = Literal["auto", "torch", "triton"]
-#: How the tensor cores multiply float32; their measured errors are in docs/kernel.md. All accumulate in float32.
+#: How products of float32 are formed. Error of the projected factor gradients, emulated (benchmarks/precision.py): 1e-3, 3e-6,
+#: and 1e-6 for the last two, as PyTorch's float32. ``ieee`` does without the tensor cores. All accumulate in float32.
 Precision = Literal["tf32", "bf16x3", "tf32x3", "ieee"]
 
 _OLDEST_GPU = (8, 0)  # the first compute capability with TF32
@@ -165,6 +166,7 @@ class FusedMaskedMean:
         masked_sq_N: ``||g||_F^2``, scaled units, float64.
 
     Raises:
+        ValueError: for tensors that the kernel would misread.
         KernelFailure: by a product. Nothing of its result is to be used.
     """
 
@@ -174,6 +176,8 @@ class FusedMaskedMean:
         self, contrasts: Contrasts, mask: ExpMask, precision: Precision = PRECISION, blocks: Blocks | None = None
     ) -> None:
         left, right = contrasts.left_NDOQ.contiguous(), contrasts.right_NDQI.contiguous()
+        if left.dtype != torch.float32:
+            raise ValueError(f"the fused kernel takes float32, not {left.dtype}")
         self.contrasts, self.precision, self._blocks = contrasts, precision, blocks
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
@@ -204,6 +208,10 @@ class FusedMaskedMean:
         left, right = self._factors[transposed]
         N, D, O, K = left.shape
         I, P = right.shape[3], X_NIP.shape[-1]
+        if X_NIP.dtype != self.dtype or X_NIP.device != left.device or X_NIP.shape not in ((N, I, P), (I, P)):
+            raise ValueError(
+                f"cannot multiply {N} {O}x{I} matrices of {self.dtype} by {X_NIP.dtype} {list(X_NIP.shape)}"
+            )
         gather = self.mask_mean_N.numel() == 0
         Y_NOP = X_NIP.new_empty(N, O, P)
         sums_3NO = X_NIP.new_empty(3, N, O) if gather else X_NIP.new_empty(1)

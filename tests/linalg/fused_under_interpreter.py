@@ -343,6 +343,18 @@ def dense_of(contrasts, tau):
     return c[:, 0] * torch.exp(-tau * V / (c[:, 0].square() + 1e-12 * V.mean()))
 
 
+def test_what_the_kernel_would_misread_is_refused():
+    adapters = adapters_of(2, 20, 18, 2, 3)
+    contrasts = contrasts_of(adapters)
+    source = FusedMaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), blocks=SMALL)
+    for X in (torch.randn(18, 3).double(), torch.randn(17, 3), torch.randn(3, 18, 3)):
+        with pytest.raises(ValueError, match=r"cannot multiply 2 20x18 matrices of torch.float32 by"):
+            source.times(X)
+    exact = contrasts_of([tuple(x.double() for x in adapter) for adapter in adapters])
+    with pytest.raises(ValueError, match="takes float32"):
+        FusedMaskedMean(exact, ExpMask(exact, 0.5, "relative"))
+
+
 def test_the_interpreter_counts_as_a_device():
     assert fused.fused_available(torch.device("cpu"), torch.float32, "exp") == ""
     assert fused.describe("triton", torch.device("cpu"), torch.float32, "exp") == "fused Triton kernel, tf32x3"
