@@ -125,9 +125,11 @@ class Blocks:
         """Sizes for K inner columns and P columns of the thin matrix.
 
         A program's threads hold the tiles of the mean, the variance and one contrast, 3 BO BI floats, the result, BO BP, and
-        the parts of a product that is split into three. Compiled for an H100 (Triton 3.9, compute capability 9.0; not run
-        there) these sizes take the 255 registers of a thread with no more than 0.5 KB of spills, and 48 to 208 KB of its
-        227 KB of shared memory. Where a GPU has less, the launch tries :meth:`smaller`.
+        the parts of a product that is split into three. Compiled for compute capability 9.0 by Triton 3.9 (not run there),
+        ``tf32x3`` takes the 255 registers of a thread with at most 0.3 KB spilled, and 36 to 208 KB of the 227 KB of shared
+        memory. Where a GPU has less, the launch tries :meth:`smaller`.
+
+        P beyond 256 columns takes several blocks, and each generates the tiles again: twice at R = 128, three times at 256.
         """
         BP = min(256, _power_of_two(P))
         BO, BI = (128, 64) if BP <= 64 else (128, 32) if BP <= 128 else (64, 32)
