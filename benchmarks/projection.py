@@ -4,7 +4,8 @@
 
 Naive: D dense reconstructions, their variance, the mask, then ``torch.svd_lowrank`` (two power iterations, as by
 default). Streamed: ``igascale.linalg`` with the masked matrix kept between passes (cached), or regenerated under
-a tight budget (uncached). All at the same rank, oversampling and mask. Times are the best of ``--repeats``;
+a tight budget (uncached). With ``--kernel triton`` also the fused GPU kernel, for one adapter and for ``--adapters`` of them
+at once, and one product of its own, whose floor is in ``igascale/linalg/fused_kernels.py``. All at the same rank, oversampling and mask. Times are the best of ``--repeats``;
 memory is the peak of live tensor bytes beyond the inputs, measured alike for all, in a run of its own.
 """
 
@@ -20,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.record import save
 from igascale.linalg.contrasts import build_contrasts
+from igascale.linalg.fused import FusedMaskedMean, fused_available
 from igascale.linalg.masks import RELATIVE_EPS
 from igascale.linalg.projection import LowRank, TilePasses, sketch_width, streaming_svd
 from igascale.linalg.tile_masks import ExpMask
@@ -67,6 +69,19 @@ def streamed(inputs: Inputs, kept: int, memory_mb: float, power_iters: int) -> L
     return streaming_svd(TilePasses(source, cache), kept, sketch, power_iters)
 
 
+def fused_source(inputs: Inputs, adapters: int) -> FusedMaskedMean:
+    """As many copies of the adapter, for the GPU kernel."""
+    contrasts = build_contrasts(*(x.expand(adapters, *x.shape) for x in inputs))
+    return FusedMaskedMean(contrasts, ExpMask(contrasts, TAU, "relative"))
+
+
+def fused(inputs: Inputs, kept: int, power_iters: int, adapters: int = 1) -> LowRank:
+    source = fused_source(inputs, adapters)
+    _, *shape = source.shape
+    sketch = torch.randn(shape[1], sketch_width(kept, OVERSAMPLING, (shape[0], shape[1])), device=source.device)
+    return streaming_svd(source, kept, sketch, power_iters)
+
+
 def best_times(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     best = dict.fromkeys(cases, float("inf"))
     for repeat in range(repeats + 1):  # the first round warms up
@@ -107,6 +122,20 @@ def error_over_optimal(inputs: Inputs, projected: LowRank, kept: int) -> float:
     return float((dense - low_rank[0]).double().norm() / optimal)
 
 
+def batched_times(inputs: Inputs, kept: int, args: argparse.Namespace) -> dict[str, float]:
+    """The fused projection of many adapters, and one of its products."""
+    source, N = fused_source(inputs, args.adapters), args.adapters
+    X = torch.randn(args.size, kept + OVERSAMPLING, device=args.device)
+    cases: dict[str, Callable[[], object]] = {
+        f"fused x{N}": lambda: fused(inputs, kept, args.power_iters, N),
+        f"one product x{N}": lambda: source.times(X),
+    }
+    seconds = best_times(cases, args.repeats, args.device)
+    for name, value in seconds.items():
+        print(f"{name:>17}: {value * 1e3:8.1f} ms")
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096, help="O and I of the adapter")
@@ -118,7 +147,13 @@ def main() -> None:
     parser.add_argument("--accuracy-size", type=int, default=1024, help="adapter of the exact SVD; 0 skips it")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves PyTorch's choice")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--kernel", choices=["torch", "triton"], default="torch", help="triton: the fused kernel as well"
+    )
+    parser.add_argument("--adapters", type=int, default=128, help="taken at once by the fused kernel")
     args = parser.parse_args()
+    if args.kernel == "triton" and (reason := fused_available(torch.device(args.device), torch.float32, "exp")):
+        parser.error(f"--kernel triton: {reason}")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -131,6 +166,8 @@ def main() -> None:
         "cached": lambda: streamed(inputs, kept, budget["cached"], args.power_iters),
         "uncached": lambda: streamed(inputs, kept, budget["uncached"], args.power_iters),
     }
+    if args.kernel == "triton":
+        cases["fused"] = lambda: fused(inputs, kept, args.power_iters)
     seconds = best_times(cases, args.repeats, args.device)
     memory = {name: peak_extra_bytes(run, args.device) for name, run in cases.items()}
     accuracy = {}
@@ -142,6 +179,8 @@ def main() -> None:
         accuracy["naive"] = error_over_optimal(
             small, LowRank(scaled.U_NOK, scaled.S_NK / scale[:, None], scaled.Vh_NKI), kept
         )
+        if args.kernel == "triton":
+            accuracy["fused"] = error_over_optimal(small, fused(small, kept, args.power_iters), kept)
 
     print(f"{args.size}x{args.size}, R={args.rank}, D={args.domains}, rank kept {kept}, {args.device}")
     for name in cases:
@@ -152,6 +191,8 @@ def main() -> None:
     for name, ratio in accuracy.items():
         size = args.accuracy_size
         print(f"{name:>9}: error / optimal tail error = {ratio:.4f} at {size}x{size}")
+    if args.kernel == "triton":
+        seconds |= batched_times(inputs, kept, args)
     result = {"options": vars(args), "seconds": seconds, "peak_extra_bytes": memory, "error_over_optimal": accuracy}
     result["speedup"] = {name: seconds["naive"] / seconds[name] for name in cases}
     result["memory_ratio"] = {name: memory[name] / memory["naive"] for name in cases}

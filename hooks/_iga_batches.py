@@ -55,8 +55,7 @@ def align_all(
             if hook.kernel == "triton":
                 raise ValueError(f"kernel='triton': {failure}; use kernel='auto' or 'torch'") from failure
             give_up(failure)
-            fused = dict.fromkeys(groups, False)
-            combined.clear()
+            fused = dict.fromkeys(groups, False)  # those that are done too: one step, one way
             break
     tiled = {key: fqns for key, fqns in groups.items() if not fused[key]}
     plans = {

@@ -26,7 +26,8 @@ from igascale.linalg.tile_masks import ExpMask
 
 #: Which code forms the products; explained where a user chooses, in :mod:`igascale.hooks.iga`.
 Kernel = Literal["auto", "torch", "triton"]
-#: How the tensor cores multiply float32; their measured errors are in docs/kernel.md. All accumulate in float32.
+#: How products of float32 are formed. Error of the projected factor gradients, emulated (benchmarks/precision.py): 1e-3, 3e-6,
+#: and 1e-6 for the last two, as PyTorch's float32. ``ieee`` does without the tensor cores. All accumulate in float32.
 Precision = Literal["tf32", "bf16x3", "tf32x3", "ieee"]
 
 _OLDEST_GPU = (8, 0)  # the first compute capability with TF32
@@ -123,14 +124,20 @@ class Blocks:
     def by_shape(cls, K: int, P: int) -> Blocks:
         """Sizes for K inner columns and P columns of the thin matrix.
 
-        A thread holds the tiles of the mean, the variance and one contrast, 3 BO BI floats over all, and the result,
-        BO BP: 128 registers of its 255 with the figures below, and more while a product is split into three. Shared memory
-        holds the blocks of right and X of each stage: 16 KB a contrast of 64 columns with K = 64, 227 KB at most. Not
-        measured on a GPU; where it does not fit, the launch tries :meth:`smaller`.
+        A program's threads hold the tiles of the mean, the variance and one contrast, 3 BO BI floats, the result, BO BP, and
+        the parts of a product that is split into three. Compiled for compute capability 9.0 by Triton 3.9 (not run there),
+        ``tf32x3`` takes the 255 registers of a thread with at most 0.3 KB spilled, and 36 to 208 KB of the 227 KB of shared
+        memory. Where a GPU has less, the launch tries :meth:`smaller`.
+
+        P beyond 256 columns takes several blocks, and each generates the tiles again: twice at R = 128, three times at 256.
         """
         BP = min(256, _power_of_two(P))
-        BO, BI = (128, 64) if BP <= 128 else (64, 32)
-        return cls(BO, BI, min(64, _power_of_two(K)), BP, warps=8, stages=2)
+        BO, BI = (128, 64) if BP <= 64 else (128, 32) if BP <= 128 else (64, 32)
+        return cls(BO, BI, min(32, _power_of_two(K)), BP, warps=8, stages=2)
+
+    def unrolled(self, D: int, K: int) -> bool:
+        """Whether to unroll the loop over contrasts: left then stays on the chip while the tiles pass, if it is small enough."""
+        return K <= self.BK and D * self.BK <= 128
 
     def smaller(self) -> Blocks | None:
         """What to try where registers or shared memory do not suffice."""
@@ -161,6 +168,7 @@ class FusedMaskedMean:
         masked_sq_N: ``||g||_F^2``, scaled units, float64.
 
     Raises:
+        ValueError: for tensors that the kernel would misread.
         KernelFailure: by a product. Nothing of its result is to be used.
     """
 
@@ -170,6 +178,8 @@ class FusedMaskedMean:
         self, contrasts: Contrasts, mask: ExpMask, precision: Precision = PRECISION, blocks: Blocks | None = None
     ) -> None:
         left, right = contrasts.left_NDOQ.contiguous(), contrasts.right_NDQI.contiguous()
+        if left.dtype != torch.float32:
+            raise ValueError(f"the fused kernel takes float32, not {left.dtype}")
         self.contrasts, self.precision, self._blocks = contrasts, precision, blocks
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
@@ -200,6 +210,10 @@ class FusedMaskedMean:
         left, right = self._factors[transposed]
         N, D, O, K = left.shape
         I, P = right.shape[3], X_NIP.shape[-1]
+        if X_NIP.dtype != self.dtype or X_NIP.device != left.device or X_NIP.shape not in ((N, I, P), (I, P)):
+            raise ValueError(
+                f"cannot multiply {N} {O}x{I} matrices of {self.dtype} by {X_NIP.dtype} {list(X_NIP.shape)}"
+            )
         gather = self.mask_mean_N.numel() == 0
         Y_NOP = X_NIP.new_empty(N, O, P)
         sums_3NO = X_NIP.new_empty(3, N, O) if gather else X_NIP.new_empty(1)
@@ -229,8 +243,7 @@ class FusedMaskedMean:
         while blocks is not None:
             b = blocks
             grid = (-(-O // b.BO), -(-P // b.BP), N)
-            # Few and small contrasts: unrolled, so that left stays where it is while the tiles pass.
-            compiled = options | {"UNROLL": options["D"] * b.BK <= 256, "PRECISION": precision}
+            compiled = options | {"UNROLL": b.unrolled(options["D"], options["K"]), "PRECISION": precision}
             sizes = {"BO": b.BO, "BI": b.BI, "BK": b.BK, "BP": b.BP, "num_warps": b.warps, "num_stages": b.stages}
             try:
                 with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():

@@ -25,9 +25,9 @@ other float32 work     about ``N O I (D + 25)``: squares, denominator, the serie
 
 128 adapters of 4096x4096 with R = 16, D = 4, P = 42 (computed as 64), BO = 128: 2^31 elements, 384 FLOPs each. One pass takes
 at least 1.7 ms in TF32 (495 TFLOP/s), 5.0 ms with ``tf32x3``, 2.5 ms with ``bf16x3`` (990 TFLOP/s); from the L2, at some
-5 TB/s, 2.6 ms for right and X and 3.4 ms for left; special functions 1.2 ms; float32 2.1 ms; memory (0.7 GB) 0.2 ms. These
-overlap at best. So with ``tf32x3`` the tensor cores bind, and the four passes of one power iteration have a floor of 20 ms;
-with ``tf32`` or ``bf16x3`` it is the L2, unless left stays on the chip.
+5 TB/s, 2.6 ms for right and X (left stays in 64 KB of shared memory, or 128 KB as the two parts of ``tf32x3``: so it is
+compiled); special functions 1.2 ms; float32 2.1 ms; memory (0.7 GB) 0.2 ms. These overlap at best. With ``tf32x3`` the tensor
+cores bind, and the four passes of one power iteration have a floor of 20 ms; with ``bf16x3`` (10 ms) and ``tf32`` it is the L2.
 """
 
 import triton

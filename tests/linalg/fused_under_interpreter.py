@@ -267,17 +267,27 @@ def with_auto_on_cpu(monkeypatch, kernel):
     )
 
 
-@pytest.mark.parametrize("good", [0, 2, 5])  # of 12 launches: 4 for each of 3 shapes, of 3 variants
+def negate(Y):
+    Y.mul_(-1)
+
+
+def spoil(Y):
+    Y.fill_(torch.nan)
+
+
+# Of 12 launches: 4 for each of 3 shapes, 3 of them the first of their kind.
 @pytest.mark.parametrize(
-    "how, told",
+    "how, good, told",
     [
-        (RuntimeError("Triton Error [CUDA]:\n out of luck"), "RuntimeError: Triton Error [CUDA]: out of luck"),
-        (lambda Y: Y.mul_(-1), "differs from PyTorch's"),
-        (lambda Y: Y.fill_(torch.nan), "differs from PyTorch's"),
+        (RuntimeError("Triton Error [CUDA]:\n out of luck"), 0, "RuntimeError: Triton Error [CUDA]: out of luck"),
+        (RuntimeError("Triton Error [CUDA]:\n out of luck"), 5, "RuntimeError: Triton Error [CUDA]: out of luck"),
+        (negate, 0, "differs from PyTorch's"),
+        (negate, 6, "differs from PyTorch's"),
+        (spoil, 1, "differs from PyTorch's"),
     ],
-    ids=["raises", "negates", "nan"],
+    ids=str,
 )
-def test_where_the_kernel_fails_the_step_is_done_again_by_torch(monkeypatch, how, told, good):
+def test_where_the_kernel_fails_the_step_is_done_again_by_torch(monkeypatch, how, good, told):
     grads, adapters = step_inputs(dtype=torch.float32)
     expected = combine(grads, adapters, kernel="torch")
     kernel = Failing(how, good)
@@ -331,6 +341,18 @@ def dense_of(contrasts, tau):
     c = contrasts.left_NDOQ.double() @ contrasts.right_NDQI.double()
     V = c[:, 1:].square().sum(1)
     return c[:, 0] * torch.exp(-tau * V / (c[:, 0].square() + 1e-12 * V.mean()))
+
+
+def test_what_the_kernel_would_misread_is_refused():
+    adapters = adapters_of(2, 20, 18, 2, 3)
+    contrasts = contrasts_of(adapters)
+    source = FusedMaskedMean(contrasts, ExpMask(contrasts, 0.5, "relative"), blocks=SMALL)
+    for X in (torch.randn(18, 3).double(), torch.randn(17, 3), torch.randn(3, 18, 3)):
+        with pytest.raises(ValueError, match=r"cannot multiply 2 20x18 matrices of torch.float32 by"):
+            source.times(X)
+    exact = contrasts_of([tuple(x.double() for x in adapter) for adapter in adapters])
+    with pytest.raises(ValueError, match="takes float32"):
+        FusedMaskedMean(exact, ExpMask(exact, 0.5, "relative"))
 
 
 def test_the_interpreter_counts_as_a_device():
