@@ -129,13 +129,12 @@ def _resident(shapes: Shapes, hook: GradientHook, domains: int, ranks: int, engi
 
 def _backward(shapes: Shapes, run: DryRun, hook: GradientHook, domains: int, rows: int, engine: str) -> Sequence[Line]:
     widest = max(max(shape[:2]) * shape[2] for shape in shapes.adapters.values())
-    copies = max(rows, domains * (2 if hook.uses_noise else 1))
-    gradient_bytes = 4 if engine == "deepspeed" else 0  # DeepSpeed's own accumulation; PyTorch's is in the dry run
+    copies = domains * (2 if hook.uses_noise else 1)
     return [
         _line("backward", "activations kept for the backward pass", run.saved_bytes),
         _line("backward", "logits", run.logits_bytes),
         _line("backward", "loss and backward pass at their peak", run.peak_bytes - run.saved_bytes - run.logits_bytes),
-        _line("backward", "gradients on their way", gradient_bytes * shapes.lora_parameters + 2 * 4 * copies * widest),
+        _line("backward", "gradients on their way", 2 * 4 * copies * widest),
     ]
 
 
