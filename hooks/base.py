@@ -164,6 +164,30 @@ class GradientHook(ABC):
         """What a user should be told once, before training, about this choice of options."""
         return []
 
+    def describe(self, shapes: Mapping[str, tuple[int, int, int]], num_domains: int, device: torch.device) -> list[str]:
+        """Lines that tell before training how the hook will go about its work; none by default.
+
+        Args:
+            shapes: ``(O, I, R)`` of every adapter of the model.
+            num_domains: D.
+            device: where ``combine`` will run.
+
+        Raises:
+            ValueError: the options do not fit these adapters.
+        """
+        return []
+
+    def cost(self, O: int, I: int, R: int, D: int) -> float:  # noqa: E741
+        """Work of ``combine`` for one adapter relative to another's, by which adapters are shared out among ranks.
+
+        Args:
+            O: out-features.
+            I: in-features.
+            R: LoRA rank.
+            D: domains.
+        """
+        return float(R * (O + I) * D)
+
     def alarms(self, stats: Mapping[str, float]) -> dict[str, str]:
         """What a user should be told about one step, with the remedy.
 

@@ -93,6 +93,8 @@ class Trainer:
             with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
+                for line in self._describe_hook():
+                    self.reporter.say(line)
                 if resumed:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
                 self._loop(capture, last)
@@ -100,6 +102,13 @@ class Trainer:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             self.log.close()
+
+    def _describe_hook(self) -> list[str]:
+        shapes = {fqn: (a.out_features, a.in_features, a.rank) for fqn, a in self.engine.adapters.items()}
+        try:
+            return self.hook.describe(shapes, len(self.domains), self.engine.device)
+        except ValueError as error:
+            raise UserError(f"hook '{self.config.hook.name}': {error}") from error
 
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)
