@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from igascale.hooks.base import FactorGrads
+from igascale.hooks.base import FactorGrads, HookContext
 
 
 class AutoTau:
@@ -59,6 +60,15 @@ class AutoTau:
         self.held = self.found = self._near >= self.LEAST_STEPS and abs(self._error) < self.CLOSE
         if not self.held:
             self.tau *= math.exp(self.POWER * error)
+
+    def learn(
+        self, combined: Mapping[str, FactorGrads], chosen: Mapping[str, Any], ctx: HookContext
+    ) -> dict[str, FactorGrads]:
+        """Learn from what the mask changed over all ranks' adapters; the results with the tau that made them."""
+        total, conflict, count = ctx.sum_over_shards(search_sums(combined, chosen)).tolist()
+        tau = self.tau
+        self.observe(total / max(count, 1.0), conflict > 0)
+        return {f: replace(g, stats={**g.stats, "tau": g.a.new_tensor(tau)}) for f, g in combined.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The search's state, the same on every rank."""

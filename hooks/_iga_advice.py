@@ -88,6 +88,11 @@ def alarms(
             "remove_noise has no effect: the step has one micro-batch, whose noise cannot be told. Raise "
             "train.gradient_accumulation_steps, or lower train.micro_batch_size."
         )
+    if chosen["warm_start"] and value.get("subspace_overlap", 1.0) < 0.5:
+        told["warm start"] = (
+            f"the projection's subspace turns fast: only {value['subspace_overlap']:.0%} of the last step's is left, so "
+            "warm_start is of little use. Use power_iters of 1 or more."
+        )
     if auto is not None and auto.found:
         told["tau found"] = (
             f"tau='auto' holds {auto.tau:.4g} from here on (relative change {chosen['target_change']:g}; it drifts later)."

@@ -1,115 +1,99 @@
+# ruff: noqa: E741 -- O and I are the shape letters of the project
 """Invariant Gradient Alignment in weight space: adapters of one shape worked through together, within a byte budget.
 
-Shape legend: N adapters of one shape, D domains.
+Shape legend: N adapters of one shape, D domains, R LoRA rank, K rank kept, I in-features, O out-features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, HookContext
-from igascale.linalg.alignment import Choices, FactorBatch, align
-from igascale.linalg.fused import KernelFailure, fused_available, fused_batch, give_up
+from igascale.linalg.alignment import FactorBatch, align, draw_sketch
+from igascale.linalg.contrasts import working_dtype
+from igascale.linalg.fused import KernelFailure, give_up
 from igascale.linalg.projection import sketch_width
-from igascale.linalg.tiles import TilePlan, Workspace, plan_tiles
+from igascale.linalg.tiles import Workspace
 
 if TYPE_CHECKING:
     from igascale.hooks.iga import InvariantGradientAlignment
 
 
 def align_all(
+    hook: InvariantGradientAlignment,
     grads: Mapping[str, DomainFactorGrads],
     adapters: Mapping[str, AdapterFactors],
     ctx: HookContext,
-    hook: InvariantGradientAlignment,
 ) -> dict[str, FactorGrads]:
     """The aligned gradients of every adapter given.
 
     Args:
+        hook: supplies the choices, the budget, tau and the subspaces of the last step.
         grads: see :meth:`igascale.hooks.base.GradientHook.combine`.
         adapters: the same.
         ctx: the same.
-        hook: supplies the choices, the budget and tau.
 
     Raises:
-        ValueError: when the budget is too small, or the kernel asked for cannot be used.
+        ValueError: when the budget is too small, or the kernel that was asked for cannot be used or failed.
     """
-    choices = Choices(**{k: hook.chosen[k] for k in Choices.__dataclass_fields__ if k != "tau"}, tau=hook.tau)
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for fqn, g in grads.items():
-        groups.setdefault((g.a.shape, g.b.shape, g.a.dtype, g.a.device), []).append(fqn)
-    if not groups:  # a rank may own no adapter
-        return {}
-    budget, keep = hook.memory_mb * 2**20, choices.projection == "svd"
-    fused = {key: _fused(hook, key[3], key[2]) for key in groups}
-    combined: dict[str, FactorGrads] = {}
-    for key in [key for key in groups if fused[key]]:
-        batch = _fused_batch(key, len(groups[key]), choices, budget)
-        try:
-            combined |= _align_group(groups[key], batch, grads, adapters, ctx, hook, choices)
-        except KernelFailure as failure:
-            if hook.kernel == "triton":
-                raise ValueError(f"kernel='triton': {failure}; use kernel='auto' or 'torch'") from failure
-            give_up(failure)
-            fused = dict.fromkeys(groups, False)  # those that are done too: one step, one way
-            break
-    tiled = {key: fqns for key, fqns in groups.items() if not fused[key]}
-    plans = {
-        key: plan_tiles(len(fqns), (key[1][1], key[0][2]), key[2], key[3], budget, keep, choices.scratch)
-        for key, fqns in tiled.items()
-    }
-    workspace = Workspace(plans.values(), next(iter(tiled))[3]) if tiled else None
-    for key, fqns in tiled.items():
-        plan = plans[key]
-        combined |= _align_group(fqns, plan.batch, grads, adapters, ctx, hook, choices, plan, workspace)
+    try:
+        combined = _align_groups(hook, grads, adapters, ctx)
+    except KernelFailure as failure:
+        if hook.kernel == "triton":
+            raise ValueError(f"kernel='triton': {failure}; use kernel='auto' or 'torch'") from failure
+        give_up(failure)
+        combined = _align_groups(hook, grads, adapters, ctx)  # all of it again: one step, one way
+    hook.subspaces.commit(grads)
     return {fqn: combined[fqn] for fqn in grads}
 
 
-def _fused(hook: InvariantGradientAlignment, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the fused kernel is to be used.
-
-    Raises:
-        ValueError: if it was asked for and cannot.
-    """
-    if hook.kernel == "torch" or (hook.kernel == "auto" and device.type != "cuda"):
-        return False
-    reason = fused_available(device, dtype, "shuffled" if hook.shuffled else hook.chosen["mask"])
-    if reason and hook.kernel == "triton":
-        raise ValueError(f"kernel='triton': {reason}; use kernel='auto' or 'torch'")
-    return not reason
-
-
-def _fused_batch(key: tuple[Any, ...], adapters: int, choices: Choices, budget: float) -> int:
-    (D, R, in_features), out_features = key[0], key[1][1]
-    shape = (out_features, in_features)
-    width = sketch_width(choices.kept(R), choices.oversampling, shape)
-    return fused_batch(adapters, shape, D, R, width, budget)
+def _align_groups(
+    hook: InvariantGradientAlignment,
+    grads: Mapping[str, DomainFactorGrads],
+    adapters: Mapping[str, AdapterFactors],
+    ctx: HookContext,
+) -> dict[str, FactorGrads]:
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for fqn, g in grads.items():
+        f = adapters[fqn]
+        key = (g.a.shape, g.b.shape, g.a.device, *(x.dtype for x in (g.a, g.b, f.A, f.B)))
+        groups.setdefault(key, []).append(fqn)
+    combined: dict[str, FactorGrads] = {}
+    for fqns in groups.values():
+        combined |= _align_group(fqns, grads, adapters, ctx, hook)
+    return combined
 
 
 def _align_group(
     fqns: list[str],
-    size: int,
     grads: Mapping[str, DomainFactorGrads],
     adapters: Mapping[str, AdapterFactors],
     ctx: HookContext,
     hook: InvariantGradientAlignment,
-    choices: Choices,
-    plan: TilePlan | None = None,
-    workspace: Workspace | None = None,
 ) -> dict[str, FactorGrads]:
-    """Adapters of one shape, ``size`` at a time; by the fused kernel without a plan of tiles."""
-    combined = {}
-    for start in range(0, len(fqns), size):
-        if workspace is not None:
-            workspace.reset()
-        names = fqns[start : start + size]
-        batch = _stack_batch(names, grads, adapters)
+    """Adapters of one shape, type and device."""
+    choices, first = hook.choices, grads[fqns[0]]
+    (D, R, I), O = first.a.shape, first.b.shape[1]
+    plan = hook.plan(len(fqns), (O, I, R), D, working_dtype(first.a, first.b), first.a.device)
+    workspace = Workspace([plan], first.a.device)
+    sketch_IP = None
+    if choices.projection == "svd":
+        # The key holds shapes only: an adapter's result does not depend on which rank owns it, nor on its batch.
+        width = sketch_width(choices.kept(R), choices.oversampling, (O, I))
+        sketch_IP = draw_sketch(ctx.generator(f"sketch/{I}x{width}"), width, first.a, first.b)
+    combined: dict[str, FactorGrads] = {}
+    for start in range(0, len(fqns), plan.batch):
+        workspace.reset()
+        names = fqns[start : start + plan.batch]
         shuffles = [ctx.generator(f"shuffle/{fqn}") for fqn in names] if hook.shuffled else None
-        aligned = align(batch, choices, _sketch_generator(batch, choices, ctx), shuffles, plan, workspace)
+        batch = _stack_batch(names, grads, adapters, hook.subspaces.of(names) if hook.warm_start else None)
+        aligned = align(batch, choices, sketch_IP, shuffles, plan, workspace)
+        if hook.warm_start:
+            aligned.stats_N["subspace_overlap"] = hook.subspaces.update(names, aligned)
         reference = (aligned.mean_a_NRI, aligned.mean_b_NOR) if hook.uses_reference else None
         for n, fqn in enumerate(names):
             combined[fqn] = FactorGrads(
@@ -122,15 +106,11 @@ def _align_group(
     return combined
 
 
-def _sketch_generator(batch: FactorBatch, choices: Choices, ctx: HookContext) -> torch.Generator:
-    """Its key holds shapes only: an adapter's result does not depend on which rank owns it."""
-    (R, in_features), out_features = batch.A_NRI.shape[1:], batch.B_NOR.shape[1]
-    width = sketch_width(choices.kept(R), choices.oversampling, (out_features, in_features))
-    return ctx.generator(f"sketch/{in_features}x{width}")
-
-
 def _stack_batch(
-    fqns: list[str], grads: Mapping[str, DomainFactorGrads], adapters: Mapping[str, AdapterFactors]
+    fqns: list[str],
+    grads: Mapping[str, DomainFactorGrads],
+    adapters: Mapping[str, AdapterFactors],
+    previous: list[Tensor | None] | None,
 ) -> FactorBatch:
     D = len(grads[fqns[0]].a)
     unknown_DD = torch.full((D, D), torch.nan, dtype=torch.float64)
@@ -141,6 +121,7 @@ def _stack_batch(
         _stack([adapters[f].A for f in fqns]),
         _stack([adapters[f].B for f in fqns]),
         torch.stack([unknown_DD if noise is None else noise[0] for noise in noises]),
+        previous,
     )
 
 

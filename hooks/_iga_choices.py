@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from torch import Tensor
+
 from igascale.hooks._options import flag, number, one_of, whole
 from igascale.linalg.alignment import Extraction, Mask, Projection
 from igascale.linalg.fused import Kernel
-from igascale.linalg.masks import VarianceNorm
+from igascale.linalg.masks import VarianceNorm, and_mask, exp_mask, sand_mask
 
 Preset = Literal["default", "paper", "paper-stable"]
 Space = Literal["weight", "factor"]
@@ -24,7 +26,8 @@ _DEFAULT: dict[str, Any] = {
     "projection": "svd",
     "rank": "2R",
     "oversampling": 10,
-    "power_iters": 1,
+    "power_iters": None,
+    "warm_start": False,
     "extraction": "anchored",
     "rho": 0.1,
     "second_moment": "max",
@@ -48,6 +51,8 @@ def choose(preset: Preset, given: dict[str, Any]) -> dict[str, Any]:
         chosen["threshold"] = THRESHOLDS[chosen["mask"]]
     if chosen["sharpness"] is None:
         chosen["sharpness"] = 10.0 if chosen["variance_norm"] == "none" else 1.0
+    if chosen["power_iters"] is None:
+        chosen["power_iters"] = 1 if chosen["rank"] == "2R" else 2
     if chosen["tau"] != "auto":
         chosen["tau"] = number("tau", chosen["tau"])
     number("target_change", chosen["target_change"], positive=True, most=0.95)
@@ -58,7 +63,7 @@ def choose(preset: Preset, given: dict[str, Any]) -> dict[str, Any]:
         whole("rank", chosen["rank"], 1, ", 'R' or '2R'")
     for name in ("oversampling", "power_iters"):
         whole(name, chosen[name], 0)
-    for name in ("remove_noise", "shuffled"):
+    for name in ("remove_noise", "shuffled", "warm_start"):
         flag(name, chosen[name])
     _check_together(chosen)
     _check_used(chosen, {k for k, v in given.items() if v is not None})
@@ -90,10 +95,10 @@ def _check_together(chosen: dict[str, Any]) -> None:
 
 def _check_used(chosen: dict[str, Any], given: set[str]) -> None:
     """Refuse what was given and would be ignored with these choices."""
-    weight_only = "projection rank oversampling power_iters extraction rho remove_noise"
+    weight_only = "projection rank oversampling power_iters warm_start extraction rho remove_noise"
     unused = [
         (chosen["space"] == "factor", weight_only, "belongs to space='weight'"),
-        (chosen["projection"] == "none", "rank oversampling power_iters", "belongs to projection='svd'"),
+        (chosen["projection"] == "none", "rank oversampling power_iters warm_start", "belongs to projection='svd'"),
         (chosen["extraction"] != "anchored", "rho", "belongs to extraction='anchored'"),
         (chosen["mask"] != "exp", "tau target_change remove_noise", "belongs to mask='exp'"),
         (chosen["mask"] == "exp", "threshold sharpness", "belongs to mask='and' or 'sand'"),
@@ -119,6 +124,15 @@ def check_kernel(kernel: Kernel, chosen: dict[str, Any]) -> Kernel:
     return kernel
 
 
+def factor_mask(x_DXX: Tensor, chosen: dict[str, Any], tau: float) -> Tensor:
+    """The mask of one factor's per-domain gradients, for ``space: factor``."""
+    if chosen["mask"] == "exp":
+        return exp_mask(x_DXX, tau, chosen["variance_norm"])
+    if chosen["mask"] == "and":
+        return and_mask(x_DXX, chosen["threshold"])
+    return sand_mask(x_DXX, chosen["threshold"], chosen["sharpness"], chosen["variance_norm"])
+
+
 def is_off(chosen: dict[str, Any]) -> bool:
     """Whether these choices ask for plain averaging."""
     return chosen["tau"] == 0 if chosen["mask"] == "exp" else chosen["mask"] == "and" and chosen["threshold"] == 0
@@ -131,4 +145,6 @@ def statistics(chosen: dict[str, Any]) -> tuple[str, ...]:
         names += ["tail_energy", "alpha_ratio", "beta_ratio"]
         if chosen["mask"] == "exp" and chosen["variance_norm"] == "none":
             names.append("mask_bound")
+        if chosen["warm_start"]:
+            names.append("subspace_overlap")
     return (*names, "tau") if chosen["tau"] == "auto" else tuple(names)

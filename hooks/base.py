@@ -160,8 +160,25 @@ class GradientHook(ABC):
             The same keys; gradients with the shapes of the factors, float32.
         """
 
+    def warnings(self) -> list[str]:
+        """What a user should be told once, before training, about this choice of options."""
+        return []
+
+    def describe(self, shapes: Mapping[str, tuple[int, int, int]], num_domains: int, device: torch.device) -> list[str]:
+        """Lines that tell before training how the hook will go about its work; none by default.
+
+        Args:
+            shapes: ``(O, I, R)`` of every adapter of the model.
+            num_domains: D.
+            device: where ``combine`` will run.
+
+        Raises:
+            ValueError: the options do not fit these adapters.
+        """
+        return []
+
     def cost(self, O: int, I: int, R: int, D: int) -> float:  # noqa: E741
-        """Relative work of :meth:`combine` for one adapter: adapters are spread over the ranks by it.
+        """Work of ``combine`` for one adapter relative to another's, by which adapters are shared out among ranks.
 
         Args:
             O: out-features.
@@ -170,10 +187,6 @@ class GradientHook(ABC):
             D: domains.
         """
         return float(R * (O + I) * D)
-
-    def warnings(self) -> list[str]:
-        """What a user should be told once, before training, about this choice of options."""
-        return []
 
     def alarms(self, stats: Mapping[str, float]) -> dict[str, str]:
         """What a user should be told about one step, with the remedy.

@@ -6,24 +6,25 @@ Shape legend: N adapters of one shape, D domains, R LoRA rank, I in-features, O 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from igascale.hooks import _iga_advice as advice
-from igascale.hooks._auto_tau import AutoTau, search_sums
+from igascale.hooks._auto_tau import AutoTau
 from igascale.hooks._iga_batches import align_all
-from igascale.hooks._iga_choices import Preset, Space, check_kernel, choose, is_off, statistics
+from igascale.hooks._iga_choices import Preset, Space, check_kernel, choose, factor_mask, is_off, statistics
+from igascale.hooks._iga_plans import PlannedHook
+from igascale.hooks._iga_subspaces import Subspaces
 from igascale.hooks._masking import FactorMaskHook, SecondMoment
 from igascale.hooks._options import number
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, HookContext
-from igascale.linalg.alignment import Extraction, Mask, Projection, Rank
+from igascale.linalg.alignment import Choices, Extraction, Mask, Projection, Rank
 from igascale.linalg.fused import Kernel
-from igascale.linalg.masks import VarianceNorm, and_mask, exp_mask, sand_mask
+from igascale.linalg.masks import VarianceNorm
 
 
-class InvariantGradientAlignment(FactorMaskHook):
+class InvariantGradientAlignment(PlannedHook, FactorMaskHook):
     r"""Invariant Gradient Alignment (arXiv 2606.05025).
 
     Not the Inter-environmental Gradient Alignment (arXiv 2008.01883) that DomainBed and ``pytorch-iga`` call IGA.
@@ -53,14 +54,16 @@ class InvariantGradientAlignment(FactorMaskHook):
         projection: ``svd`` (default), randomized, or ``none``, one exact pass.
         rank: singular triplets kept: a number, ``R`` (the adapter's rank) or ``2R`` (default).
         oversampling: columns of the sketch beyond the rank, >= 0 (default 10).
-        power_iters: power iterations of the sketch, >= 0 (default 1).
+        power_iters: power iterations of the sketch, >= 0 (default 1 for rank ``2R``, else 2: within 1% of the best error).
+        warm_start: start the sketch from the last step's singular vectors (default false), rank x I numbers kept per adapter:
+            power_iters 0 is as accurate as 1 without while gradients turn slowly; ``subspace_overlap`` near 1 shows it.
         extraction: ``paper`` (Eq. 10), ``aligned`` (Eq. 10 turned towards the mean), ``pullback`` (chain rule) or
             ``anchored`` (least squares, default).
         rho: anchor of ``anchored``, > 0 (default .1), in units of the mean eigenvalues of ``B^T B`` and ``A A^T``.
         second_moment: ``adam``, or ``max`` (default): Adam's v follows the larger of this and the plain mean gradient.
         shuffled: control: the mask's values in random places of the adapter; holds a whole mask in memory.
-        memory_mb: bound on the masked matrix and the working buffers, MiB. Beyond it an adapter at work holds its
-            contrasts, ``D * 2R * (O + I)`` numbers, and at most six sketches of ``(2R + oversampling) * (O + I)``.
+        memory_mb: bound on all that is held at once beside gradients and results, MiB (default 256). It decides how many
+            adapters are worked through together and whether their masked matrices are kept between passes.
         kernel: ``torch``; ``triton``, one fused GPU kernel for mask and products, for float32 on CUDA with ``mask: exp``, not
             ``shuffled``; or ``auto`` (default): ``triton`` where it can be used, with a line if it fails and PyTorch takes over.
 
@@ -84,6 +87,7 @@ class InvariantGradientAlignment(FactorMaskHook):
         rank: Rank | None = None,
         oversampling: int | None = None,
         power_iters: int | None = None,
+        warm_start: bool | None = None,
         extraction: Extraction | None = None,
         rho: float | None = None,
         second_moment: SecondMoment | None = None,
@@ -95,15 +99,22 @@ class InvariantGradientAlignment(FactorMaskHook):
         self.chosen = choose(preset, given)
         self.kernel = check_kernel(kernel, self.chosen)
         super().__init__(self.chosen["second_moment"], self.chosen["shuffled"])
+        self.in_weight_space = self.chosen["space"] == "weight"
         self.memory_mb = number("memory_mb", memory_mb, positive=True)
         self.auto = AutoTau(self.chosen["target_change"], start=0.5) if self.chosen["tau"] == "auto" else None
         self.statistics = statistics(self.chosen)
+        self.warm_start, self.subspaces = self.chosen["warm_start"], Subspaces()
         self.strengthen, self.off = advice.strengthen(self.chosen), is_off(self.chosen)
 
     @property
     def tau(self) -> float:
         """The mask's strength in force now."""
         return self.auto.tau if self.auto else float(self.chosen["tau"])
+
+    @property
+    def choices(self) -> Choices:
+        """What each stage does, with the tau in force now."""
+        return Choices(**{k: self.chosen[k] for k in Choices.__dataclass_fields__ if k != "tau"}, tau=self.tau)
 
     def combine(
         self,
@@ -112,25 +123,13 @@ class InvariantGradientAlignment(FactorMaskHook):
         ctx: HookContext,
     ) -> dict[str, FactorGrads]:
         """Align the gradients of each adapter; with ``tau: auto`` also learn from what the mask changed."""
-        if self.chosen["space"] == "factor":
-            combined = super().combine(grads, adapters, ctx)
-        else:
-            combined = align_all(grads, adapters, ctx, self)
-        if self.auto is None:
-            return combined
-        total, conflict, count = ctx.sum_over_shards(search_sums(combined, self.chosen)).tolist()
-        tau = self.auto.tau
-        self.auto.observe(total / max(count, 1.0), conflict > 0)
-        return {f: replace(g, stats={**g.stats, "tau": g.a.new_tensor(tau)}) for f, g in combined.items()}
+        work = align_all if self.in_weight_space else FactorMaskHook.combine
+        combined = work(self, grads, adapters, ctx)
+        return self.auto.learn(combined, self.chosen, ctx) if self.auto else combined
 
     def mask(self, x_DXX: Tensor) -> Tensor:
         """The mask of one factor, for ``space: factor``."""
-        chosen = self.chosen
-        if chosen["mask"] == "exp":
-            return exp_mask(x_DXX, self.tau, chosen["variance_norm"])
-        if chosen["mask"] == "and":
-            return and_mask(x_DXX, chosen["threshold"])
-        return sand_mask(x_DXX, chosen["threshold"], chosen["sharpness"], chosen["variance_norm"])
+        return factor_mask(x_DXX, self.chosen, self.tau)
 
     def warnings(self) -> list[str]:
         """One line for each choice that was measured to fail or to do nothing."""
@@ -142,10 +141,14 @@ class InvariantGradientAlignment(FactorMaskHook):
         return advice.alarms(super().alarms(stats), self.chosen, figures, self.auto)
 
     def state_dict(self) -> dict[str, Any]:
-        """The search of ``tau: auto``."""
-        return self.auto.state_dict() if self.auto else {}
+        """The search of ``tau: auto`` and the subspaces of ``warm_start``."""
+        search = self.auto.state_dict() if self.auto else {}
+        return search | (self.subspaces.state_dict() if self.warm_start else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the search of ``tau: auto``."""
+        """Restore both."""
+        if self.warm_start:
+            self.subspaces.load_state_dict(state.get("adapters", {}))
+            state = {name: value for name, value in state.items() if name != "adapters"}
         load = self.auto.load_state_dict if self.auto else super().load_state_dict
         load(state)

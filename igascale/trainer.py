@@ -101,9 +101,8 @@ class Trainer:
                 self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
-                if self.engine.comm.world_size > 1:
-                    bucket_mb = self.config.engine.reduce_bucket_mb
-                    self.reporter.say(self.engine.describe(len(self.domains), bucket_mb, self.hook.uses_reference))
+                for line in self._describe():
+                    self.reporter.say(line)
                 if resumed:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
                 self._loop(capture, last)
@@ -115,6 +114,18 @@ class Trainer:
     def new_capture(self) -> GradientCapture:
         """What gathers the gradients of this run's steps."""
         return GradientCapture(self.student.adapters, len(self.domains), self.hook.uses_noise, ordinary_gradients=False)
+
+    def _describe(self) -> list[str]:
+        """How the hook and the ranks go about their work, a line each."""
+        engine, D = self.engine, len(self.domains)
+        shapes = {fqn: (a.out_features, a.in_features, a.rank) for fqn, a in engine.adapters.items()}
+        try:
+            told = self.hook.describe(shapes, D, engine.device)
+        except ValueError as error:
+            raise UserError(f"hook '{self.config.hook.name}': {error}") from error
+        if engine.comm.world_size > 1:
+            told.append(engine.describe(D, self.config.engine.reduce_bucket_mb, self.hook.uses_reference))
+        return told
 
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)

@@ -7,20 +7,19 @@ Shape legend: N adapters of one shape, D domains, R LoRA rank, I in-features, O 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from igascale.linalg import extraction as extract
-from igascale.linalg.contrasts import Contrasts, build_contrasts
+from igascale.linalg.contrasts import Contrasts, build_contrasts, working_dtype
 from igascale.linalg.fused import FusedMaskedMean
 from igascale.linalg.gram import variance_over_domains
 from igascale.linalg.masks import VarianceNorm
-from igascale.linalg.projection import MatrixProducts, TilePasses, sketch_width, streaming_svd
+from igascale.linalg.projection import LowRank, MatrixProducts, TilePasses, streaming_svd
 from igascale.linalg.tile_masks import ExpMask, ShuffledMask, SignMask
 from igascale.linalg.tiles import MaskedMean, TileMask, TilePlan, Workspace
 
@@ -28,6 +27,9 @@ Mask = Literal["exp", "and", "sand"]
 Projection = Literal["none", "svd"]
 Rank = int | Literal["R", "2R"]
 Extraction = Literal["paper", "aligned", "pullback", "anchored"]
+
+#: Height of the tiles in which a mask that is to be shuffled is computed.
+SHUFFLE_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Choices:
         """Singular triplets that the projection keeps, for adapters of rank R."""
         return self.rank if isinstance(self.rank, int) else R * {"R": 1, "2R": 2}[self.rank]
 
+    def needs_no_matrix(self, R: int) -> bool:
+        """Whether nothing is masked or cut away: then the aligned gradient is the mean, of rank 2R, exactly."""
+        unmasked = self.tau == 0 if self.mask == "exp" else self.mask == "and" and self.threshold == 0
+        whole = self.projection == "none" or self.kept(R) >= 2 * R
+        return unmasked and whole and self.extraction in ("anchored", "pullback")
+
 
 @dataclass(frozen=True)
 class FactorBatch:
@@ -67,6 +75,8 @@ class FactorBatch:
         A_NRI: the factors.
         B_NOR: the factors.
         noise_NDD: estimated covariances of the reconstructions' sampling errors, float64; NaN where not known.
+        previous: right singular vectors of the last step, ``[K, I]`` or ``None``, of each adapter, to start from; ``None`` to
+            start from a random test matrix.
     """
 
     a_NDRI: Tensor
@@ -74,35 +84,37 @@ class FactorBatch:
     A_NRI: Tensor
     B_NOR: Tensor
     noise_NDD: Tensor
+    previous: Sequence[Tensor | None] | None = None
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Gradients for the factors, the plain means, and figures of each adapter (``[N]``, float64)."""
+    """Gradients for the factors, the plain means, figures of each adapter (``[N]``, float64), right singular vectors."""
 
     a_NRI: Tensor
     b_NOR: Tensor
     mean_a_NRI: Tensor
     mean_b_NOR: Tensor
     stats_N: dict[str, Tensor]
+    right_NKI: Tensor | None
 
 
 def align(
     batch: FactorBatch,
     choices: Choices,
-    sketch: torch.Generator,
+    sketch_IP: Tensor | None,
     shuffles: Sequence[torch.Generator] | None,
-    plan: TilePlan | None,
-    workspace: Workspace | None,
+    plan: TilePlan,
+    workspace: Workspace,
 ) -> Aligned:
     """Run the stages.
 
     Args:
         batch: the adapters.
         choices: what each stage does.
-        sketch: draws the projection's test matrix, common to the batch.
+        sketch_IP: the projection's Gaussian test matrix, common to the batch; ``None`` without a projection.
         shuffles: one generator per adapter, to put the mask's values in random places; ``None``: where they belong.
-        plan: from :func:`igascale.linalg.tiles.plan_tiles`; ``None``: the fused kernel, which has no tiles.
+        plan: from :func:`igascale.linalg.tiles.plan_tiles` or :func:`igascale.linalg.tiles.plan_fused`.
         workspace: for the working buffers of the tiles.
 
     Raises:
@@ -111,10 +123,16 @@ def align(
     contrasts = build_contrasts(batch.a_NDRI, batch.b_NDOR, batch.A_NRI, batch.B_NOR)
     noise_share_N = _noise_share(contrasts, batch.noise_NDD)
     mask = _build_mask(batch, contrasts, choices, noise_share_N)
-    if shuffles is not None and plan is not None:
-        mask = ShuffledMask(contrasts, mask, shuffles, plan.rows)
-    masked, products, change = _masked_mean(contrasts, mask, plan, workspace)
-    factors, tail_energy_N = _project_and_extract(masked, products, change, choices, sketch)
+    masked, products = _masked_mean(contrasts, mask, shuffles, plan, workspace)
+    R, projected = contrasts.mean_a_NRI.shape[1], None
+    if choices.needs_no_matrix(R):
+        assert isinstance(masked, MaskedMean)  # there is nothing to do for a kernel
+        masked.leave_untouched()
+    elif choices.projection == "svd":
+        assert sketch_IP is not None
+        test_XIP = _start_from(batch.previous, sketch_IP, masked.shape)
+        projected = streaming_svd(products, choices.kept(R), test_XIP, choices.power_iters)
+    factors = _extract(masked, choices, projected)
     departure = extract.departure(contrasts, factors)
     mean_sq_N = contrasts.mean_sq_N
     stats_N = {
@@ -122,7 +140,9 @@ def align(
         "relative_change": (masked.change_sq_N / torch.where(mean_sq_N > 0, mean_sq_N, 1.0)).sqrt(),
         "gir": contrasts.residual_N,
         "noise_share": noise_share_N,
-        "tail_energy": tail_energy_N,
+        "tail_energy": (
+            projected.tail_energy(masked.masked_sq_N) if projected else torch.zeros_like(contrasts.mean_sq_N)
+        ),
         "alpha_ratio": departure.alpha_ratio,
         "beta_ratio": departure.beta_ratio,
         "grad_cosine": departure.cosine,
@@ -132,7 +152,7 @@ def align(
     # A NaN was computed as zeros, so that no decomposition fails; it must reach the engine all the same.
     a, b = (torch.where(contrasts.finite_N[:, None, None], x, math.nan) for x in factors)
     stats_N = {name: torch.where(contrasts.finite_N, x, math.nan) for name, x in stats_N.items()}
-    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N)
+    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N, projected.Vh_NKI if projected else None)
 
 
 def _noise_share(contrasts: Contrasts, noise_NDD: Tensor) -> Tensor:
@@ -147,49 +167,64 @@ def _build_mask(batch: FactorBatch, contrasts: Contrasts, choices: Choices, nois
         keep_N = (1 - noise_share_N).nan_to_num(1.0).clamp(0, 1) if choices.remove_noise else None
         return ExpMask(contrasts, choices.tau, choices.variance_norm, keep_N)
     D = batch.a_NDRI.shape[1]
-    left_NDOQ = torch.cat([batch.b_NDOR, batch.B_NOR[:, None].expand(-1, D, -1, -1)], 3)
-    right_NDQI = torch.cat([batch.A_NRI[:, None].expand(-1, D, -1, -1), batch.a_NDRI], 2)
-    norm = choices.variance_norm
+    dtype, norm = contrasts.left_NDOQ.dtype, choices.variance_norm
+    left_NDOQ = torch.cat([x.to(dtype) for x in (batch.b_NDOR, batch.B_NOR[:, None].expand(-1, D, -1, -1))], 3)
+    right_NDQI = torch.cat([x.to(dtype) for x in (batch.A_NRI[:, None].expand(-1, D, -1, -1), batch.a_NDRI)], 2)
     return SignMask(contrasts, left_NDOQ, right_NDQI, choices.mask, choices.threshold, choices.sharpness, norm)
 
 
 def _masked_mean(
-    contrasts: Contrasts, mask: TileMask, plan: TilePlan | None, workspace: Workspace | None
-) -> tuple[MaskedMean | FusedMaskedMean, MatrixProducts, Callable[[], extract.TangentProducts]]:
-    """The masked mean with its statistics, its products, and the products of the change: from tiles or fused."""
-    if plan is None:
-        if not isinstance(mask, ExpMask):
-            raise TypeError(f"the fused kernel takes an ExpMask, not a {type(mask).__name__}")
+    contrasts: Contrasts,
+    mask: TileMask,
+    shuffles: Sequence[torch.Generator] | None,
+    plan: TilePlan,
+    workspace: Workspace,
+) -> tuple[MaskedMean | FusedMaskedMean, MatrixProducts]:
+    """The masked mean, and its products: by the fused kernel, or from tiles."""
+    if plan.fused:
+        assert isinstance(mask, ExpMask) and shuffles is None
         fused = FusedMaskedMean(contrasts, mask)
-        return fused, fused, fused.change_products
+        return fused, fused
+    if shuffles is not None:
+        mask = ShuffledMask(contrasts, mask, shuffles, min(plan.rows, SHUFFLE_ROWS))
     masked = MaskedMean(contrasts, mask, plan.rows, workspace)
-    cache_NOI = workspace.take(masked.shape, masked.dtype) if plan.cached and workspace else None
-    return masked, TilePasses(masked, cache_NOI), partial(extract.change_products, masked)
+    cache_NOI = workspace.take(masked.shape, masked.dtype) if plan.cached else None
+    return masked, TilePasses(masked, cache_NOI)
 
 
-def _project_and_extract(
-    masked: MaskedMean | FusedMaskedMean,
-    products: MatrixProducts,
-    change_products: Callable[[], extract.TangentProducts],
-    choices: Choices,
-    sketch: torch.Generator,
-) -> tuple[extract.Factors, Tensor]:
-    """Gradients of the factors, and the share of ``||g||^2`` that the projection drops."""
+def draw_sketch(generator: torch.Generator, width: int, a_XRI: Tensor, b_XOR: Tensor) -> Tensor:
+    """A Gaussian test matrix ``[I, width]`` for adapters with gradients like these, the same on every device."""
+    dtype = working_dtype(a_XRI, b_XOR)
+    return torch.randn(a_XRI.shape[-1], width, generator=generator, dtype=dtype).to(a_XRI.device)
+
+
+def _start_from(previous: Sequence[Tensor | None] | None, sketch_IP: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The test matrix with the right singular vectors of the last step in its first columns, ``[N, I, P]``."""
+    if previous is None or all(right_KI is None for right_KI in previous):
+        return sketch_IP
+    N, _, I = shape
+    test_NIP = sketch_IP.expand(N, -1, -1).clone()
+    for test_IP, right_KI in zip(test_NIP, previous):
+        if right_KI is not None:
+            known_IK = right_KI[: test_IP.shape[1]].mT.to(test_IP)
+            there_1K = known_IK.square().sum(0, keepdim=True) > 0.5  # else the matrix had a smaller rank
+            start_IK = test_IP[:, : known_IK.shape[1]]
+            start_IK.copy_(torch.where(there_1K, I**0.5 * known_IK, start_IK))  # as long as the random columns
+    return test_NIP
+
+
+def _extract(masked: MaskedMean | FusedMaskedMean, choices: Choices, projected: LowRank | None) -> extract.Factors:
+    """Gradients of the factors."""
     contrasts = masked.contrasts
-    _, O, I = masked.shape
-    if choices.projection == "none":
-        change = change_products()
-        tail_energy_N = torch.zeros_like(contrasts.mean_sq_N)
-    else:
-        rank = choices.kept(contrasts.mean_a_NRI.shape[1])
-        width = sketch_width(rank, choices.oversampling, (O, I))
-        sketch_IP = torch.randn(I, width, generator=sketch, dtype=masked.dtype)
-        projected = streaming_svd(products, rank, sketch_IP, choices.power_iters)
-        tail_energy_N = projected.tail_energy(masked.masked_sq_N)
-        if choices.extraction in ("paper", "aligned"):
-            split = extract.paper if choices.extraction == "paper" else extract.aligned
-            return split(contrasts, projected), tail_energy_N
+    if projected and choices.extraction in ("paper", "aligned"):
+        return (extract.paper if choices.extraction == "paper" else extract.aligned)(contrasts, projected)
+    if projected:
         change = extract.low_rank_products(contrasts, projected)
+    elif choices.needs_no_matrix(contrasts.mean_a_NRI.shape[1]):
+        zeros_NOR, zeros_NRI = torch.zeros_like(contrasts.mean_b_NOR), torch.zeros_like(contrasts.mean_a_NRI)
+        change = extract.TangentProducts(zeros_NOR, zeros_NRI)
+    else:
+        change = extract.change_products(masked) if isinstance(masked, MaskedMean) else masked.change_products()
     if choices.extraction == "anchored":
-        return extract.anchored(contrasts, change, choices.rho), tail_energy_N
-    return extract.pullback(contrasts, change), tail_energy_N
+        return extract.anchored(contrasts, change, choices.rho)
+    return extract.pullback(contrasts, change)

@@ -89,11 +89,18 @@ def build_contrasts(a_NDRI: Tensor, b_NDOR: Tensor, A_NRI: Tensor, B_NOR: Tensor
     """Form the contrasts from per-domain factor gradients. The inputs are not modified.
 
     Args:
-        a_NDRI: gradients with respect to A, ``[N, D, R, I]``, float32 or float64.
+        a_NDRI: gradients with respect to A, ``[N, D, R, I]``. Their precision, float32 at least, is that of the contrasts
+            and of all that follows from them (:func:`working_dtype`).
         b_NDOR: gradients with respect to B, ``[N, D, O, R]``.
-        A_NRI: ``lora_A.weight`` of each adapter.
+        A_NRI: ``lora_A.weight`` of each adapter, of any floating-point type.
         B_NOR: ``lora_B.weight`` of each adapter.
+
+    Raises:
+        TypeError: for a tensor that is not of a real floating-point type.
     """
+    dtype = working_dtype(a_NDRI, b_NDOR)
+    working_dtype(A_NRI, B_NOR)
+    a_NDRI, b_NDOR = a_NDRI.to(dtype), b_NDOR.to(dtype)
     N, D, R, I = a_NDRI.shape
     O = b_NDOR.shape[2]
     left = b_NDOR.new_empty(N, D, O, 2 * R)
@@ -117,6 +124,20 @@ def build_contrasts(a_NDRI: Tensor, b_NDOR: Tensor, A_NRI: Tensor, B_NOR: Tensor
     right[:, :, R:].div_(scale_N[:, None, None, None])
     sum_sq_ND = sum_sq_ND / scale_N.double()[:, None] ** 2
     return Contrasts(left, right, mean_a, mean_b, scale_N, sum_sq_ND[:, 0], sum_sq_ND[:, 1:].sum(1), finite_N)
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """The precision to compute with: the widest of the tensors', float32 at least (bfloat16 has eight bits).
+
+    Raises:
+        TypeError: for a tensor that is not of a real floating-point type.
+    """
+    dtype = torch.float32
+    for tensor in tensors:
+        if not tensor.dtype.is_floating_point:
+            raise TypeError(f"a gradient or factor is {tensor.dtype}: it must be of a real floating-point type")
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def _domain_means(x_NDXX: Tensor) -> Tensor:

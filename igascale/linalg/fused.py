@@ -69,16 +69,12 @@ def fused_available(device: torch.device, dtype: torch.dtype, mask: str) -> str:
         return "Triton was imported before TRITON_INTERPRET=1 was set"
     if torch.version.cuda is None:
         return "it was written for NVIDIA GPUs"
+    if not torch.cuda.is_available():
+        return "there is no CUDA GPU"
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST_GPU:
         return f"it needs compute capability 8.0, and the GPU has {capability[0]}.{capability[1]}"
     return ""
-
-
-def describe(kernel: Kernel, device: torch.device, dtype: torch.dtype, mask: str) -> str:
-    """Which code forms the products, and why not the kernel, in one line."""
-    reason = "as asked for" if kernel == "torch" else fused_available(device, dtype, mask)
-    return f"torch tiles (no fused kernel: {reason})" if reason else f"fused Triton kernel, {FusedMaskedMean.PRECISION}"
 
 
 def give_up(failure: KernelFailure) -> None:
@@ -87,23 +83,6 @@ def give_up(failure: KernelFailure) -> None:
     if not _failure:
         _failure = " ".join(str(failure).split())
         warnings.warn(f"igascale: {_failure}; PyTorch takes over for the rest of this run", stacklevel=2)
-
-
-def fused_batch(adapters: int, shape: tuple[int, int], D: int, R: int, width: int, memory_bytes: float) -> int:
-    """Adapters to take together so that what they hold at work stays within ``memory_bytes``; at least one.
-
-    There is no matrix and no tile: an adapter holds copies of its gradients and factors, its contrasts and six sketches.
-
-    Args:
-        adapters: how many there are.
-        shape: ``(O, I)``.
-        D: domains.
-        R: LoRA rank.
-        width: columns of the sketch.
-        memory_bytes: the bound.
-    """
-    floats = (D * 2 * R + (D + 1) * R + 6 * width) * sum(shape)
-    return max(1, min(adapters, int(memory_bytes // (4 * floats))))
 
 
 @dataclass(frozen=True)

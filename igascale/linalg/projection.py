@@ -44,6 +44,11 @@ def sketch_width(rank: int, oversampling: int, shape: tuple[int, int]) -> int:
     return min(rank + oversampling, *shape)
 
 
+def krylov_blocks(width: int, power_iters: int, shape: tuple[int, int]) -> int:
+    """Blocks of the basis, each of the sketch's width; a sketch as wide as the matrix spans it, and nothing is left to do."""
+    return 1 if width == min(shape) else 1 + power_iters
+
+
 class MatrixProducts(Protocol):
     """N matrices g ``[O, I]`` known only through products with tall thin matrices; the projection asks for nothing else.
 
@@ -64,29 +69,86 @@ class MatrixProducts(Protocol):
 
 
 def streaming_svd(products: MatrixProducts, rank: int, sketch_IP: Tensor, power_iters: int) -> LowRank:
-    """Randomized SVD with re-orthonormalised power iterations.
+    r"""Randomized SVD from the block Krylov space of a test matrix :math:`\Omega`.
+
+    .. math:: \mathrm{span}\{g \Omega, (g g^\top) g \Omega, \dots, (g g^\top)^q g \Omega\}
+
+    A power iteration alone keeps the last block only. As each block is made orthogonal to those before it, the products
+    with ``g^T`` that the iterations form anyway are those that the truncation needs: the larger space costs no further
+    product. Truncation is optimal within the space.
+
+    Reference: Musco, Musco (2015), "Randomized block Krylov methods", Algorithm 2; Halko, Martinsson, Tropp (2011),
+    Algorithms 4.4 and 5.1.
 
     Args:
         products: of the matrices.
         rank: singular triplets to keep; fewer come back when O or I is smaller.
         sketch_IP: the Gaussian test matrix, ``[I, rank + oversampling]`` (see :func:`sketch_width`), common to
             the N matrices; ``[N, I, P]`` if each has its own.
-        power_iters: iterations with ``g g^T``; each costs two passes over the matrix, beside the two that there are anyway.
+        power_iters: q. Each costs two passes over the matrix, beside the two that there are anyway.
     """
-    Y_NOP = products.times(sketch_IP.to(products.device, products.dtype))
-    for _ in range(power_iters):
-        Z_NIP = products.transposed_times(torch.linalg.qr(Y_NOP).Q)
-        Y_NOP = products.times(torch.linalg.qr(Z_NIP).Q)
-    Q_NOP = torch.linalg.qr(Y_NOP).Q
-    del Y_NOP
-    # A QR of the tall Q^T g leaves a PxP matrix for the SVD: g ~ Q (W R)^T = (Q R^T) W^T.
-    W_NIP, R_NPP = torch.linalg.qr(products.transposed_times(Q_NOP))
-    u_NPP, S_NP, vh_NPP = torch.linalg.svd(R_NPP.mT)
-    return LowRank(
-        U_NOK=Q_NOP @ u_NPP[:, :, :rank],
-        S_NK=S_NP[:, :rank],
-        Vh_NKI=vh_NPP[:, :rank] @ W_NIP.mT,
-    )
+    N, O, I = products.shape
+    P = sketch_IP.shape[-1]
+    blocks = krylov_blocks(P, power_iters, (O, I))
+    basis_NOC = torch.empty(N, O, blocks * P, dtype=products.dtype, device=products.device)
+    image_NCI = torch.empty(N, blocks * P, I, dtype=products.dtype, device=products.device)  # basis^T g
+    test = sketch_IP.to(products.device, products.dtype)
+    for k in range(blocks):
+        old, new = slice(0, k * P), slice(k * P, (k + 1) * P)
+        basis_NOC[:, :, new] = orthonormal(products.times(test), basis_NOC[:, :, old])
+        image_NCI[:, new] = products.transposed_times(basis_NOC[:, :, new]).mT
+        if k + 1 < blocks:
+            test = orthonormal(image_NCI[:, new].mT)
+    del test
+    return _truncate(basis_NOC, image_NCI, rank)
+
+
+def orthonormal(Y_NOP: Tensor, basis_NOC: Tensor | None = None) -> Tensor:
+    r"""An orthonormal basis of the columns of Y, orthogonal to an orthonormal basis that there is; by Cholesky QR.
+
+    .. math:: X = [\mathrm{basis} \mid Y], \quad X^\top X + s = L L^\top, \quad Q = X L^{-\top}
+
+    in float64, so that for float32 columns the Gram loses nothing that they had; batched matrix products, where a
+    Householder QR would work through the batch one by one on an accelerator. The shift s makes it work for columns that
+    depend on each other: a direction shorter than ``1e-6`` of the whole comes out shorter than one (a zero as zero), so that
+    ``Q Q^T`` never exceeds a projector.
+
+    Reference: Fukaya, Kannan, Nakatsukasa, Yamamoto, Yanagisawa (2020), "Shifted Cholesky QR for computing the QR
+    factorization of ill-conditioned matrices".
+    """
+    N, O, P = Y_NOP.shape
+    C = 0 if basis_NOC is None else basis_NOC.shape[2]
+    X = torch.empty(N, O, C + P, dtype=torch.float64, device=Y_NOP.device)
+    if basis_NOC is not None:
+        X[:, :, :C] = basis_NOC
+    Y = X[:, :, C:]
+    Y.copy_(Y_NOP)
+    norm_N11 = torch.linalg.vector_norm(Y, dim=(1, 2), keepdim=True) / P**0.5
+    Y.div_(torch.where(norm_N11 > 0, norm_N11, 1.0))
+    eye = torch.eye(C + P, dtype=torch.float64, device=Y.device)
+    for _ in range(1 if Y_NOP.dtype == torch.float32 else 2):  # a second round makes up for what float64 cannot hold
+        gram = torch.matmul(X.mT, X)
+        L, info_N = torch.linalg.cholesky_ex(gram.add_(eye, alpha=_SHIFT * (C + P)))
+        rows_NPC = torch.linalg.solve_triangular(L, eye, upper=False)[:, C:]
+        Y.copy_(torch.matmul(X, rows_NPC.mT))
+    return Y.masked_fill_((info_N > 0)[:, None, None], torch.nan).to(Y_NOP.dtype)
+
+
+#: Shift of the Gram of columns of length one, for each column: some rounding errors of float64.
+_SHIFT = 10 * torch.finfo(torch.float64).eps
+
+
+def _truncate(basis_NOC: Tensor, image_NCI: Tensor, rank: int) -> LowRank:
+    """The best approximation of g of the rank asked for whose columns lie in the span of the basis; image = basis^T g."""
+    rank = min(rank, image_NCI.shape[1], image_NCI.shape[2])
+    image = image_NCI.double()
+    _, u_NCC = torch.linalg.eigh(image @ image.mT)
+    u_NCK = u_NCC[:, :, -rank:].flip(2).to(image_NCI.dtype)
+    del image, u_NCC
+    SVh_NKI = u_NCK.mT @ image_NCI
+    S_NK = torch.linalg.vector_norm(SVh_NKI, dim=2)
+    Vh_NKI = SVh_NKI.div_(torch.where(S_NK > 0, S_NK, 1.0)[:, :, None])
+    return LowRank(basis_NOC @ u_NCK, S_NK, Vh_NKI)
 
 
 class TilePasses:

@@ -6,6 +6,7 @@ Shape legend: N adapters of one shape, D domains, I in-features, O out-features,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -61,8 +62,18 @@ class ExpMask:
         self.eps_N11 = (share_N.to(dtype) + torch.finfo(dtype).tiny)[:, None, None]
         self.keep_N11 = keep_N.to(dtype)[:, None, None]
 
+    def values(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """See :class:`igascale.linalg.tiles.TileMask`."""
+        exponent_NTI = self._exponent(i, j, gbar_NTI, out_NTI, scratch)
+        # What is smaller yet is nothing beside gbar's rounding, but numbers below the normal range make a CPU crawl.
+        return exponent_NTI.clamp_min_(2 * math.log(torch.finfo(exponent_NTI.dtype).eps)).exp_()
+
     def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         """See :class:`igascale.linalg.tiles.TileMask`."""
+        return self._exponent(i, j, gbar_NTI, out_NTI, scratch).expm1_()
+
+    def _exponent(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """``-tau u``."""
         if not _variance(self.contrasts, i, j, out_NTI, scratch[0]):
             return out_NTI.zero_()
         if self.norm in ("relative", "smoothed", "fraction"):
@@ -70,7 +81,7 @@ class ExpMask:
             if self.norm == "fraction":
                 denominator.addcmul_(out_NTI, self.keep_N11)
             out_NTI.div_(denominator)
-        return out_NTI.mul_(self.factor_N11).expm1_()
+        return out_NTI.mul_(self.factor_N11)
 
 
 class SignMask:
@@ -110,6 +121,10 @@ class SignMask:
 
     def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         """See :class:`igascale.linalg.tiles.TileMask`."""
+        return self.values(i, j, gbar_NTI, out_NTI, scratch).sub_(1)
+
+    def values(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """See :class:`igascale.linalg.tiles.TileMask`."""
         D = self._left_NDOQ.shape[1]
         out_NTI.zero_()
         for n in range(D):
@@ -118,12 +133,12 @@ class SignMask:
         # Sums of signs are whole numbers, so half a step of slack decides ties as in exact arithmetic.
         excess_NTI = out_NTI.abs_().sub_(self._threshold * D)
         if self._kind == "and":
-            return excess_NTI.copy_((excess_NTI >= -1e-4).to(excess_NTI.dtype)).sub_(1)
+            return torch.ge(excess_NTI, -1e-4, out=excess_NTI)
         return self._sand(i, j, gbar_NTI, excess_NTI.div_(D), scratch)
 
     def _sand(self, i: int, j: int, gbar_NTI: Tensor, excess_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         c, D = self.contrasts, self._left_NDOQ.shape[1]
-        excess_NTI.masked_fill_(excess_NTI.abs() < 1e-5, 0)
+        excess_NTI.mul_(torch.abs(excess_NTI, out=scratch[0]).ge_(1e-5))
         variance = scratch[0]
         if not _variance(c, i, j, variance, scratch[1]):
             variance.zero_()
@@ -135,7 +150,7 @@ class SignMask:
             variance.mul_(c.scale_N[:, None, None] ** 2)
         # excess / 0 is infinite and its tanh one; 0 / 0 is 0, as excess 0 keeps nothing.
         lam = excess_NTI.mul_(self._sharpness).div_(variance.clamp_min_(tiny))
-        return lam.tanh_().clamp_min_(0).sub_(1)
+        return lam.tanh_().clamp_min_(0)
 
 
 class ShuffledMask:
@@ -150,7 +165,7 @@ class ShuffledMask:
         rows: height of the tiles in which the inner mask is computed.
     """
 
-    scratch = 0
+    scratch = 1
 
     def __init__(self, contrasts: Contrasts, inner: TileMask, generators: Sequence[torch.Generator], rows: int) -> None:
         N, _, O, _ = contrasts.left_NDOQ.shape
@@ -170,6 +185,10 @@ class ShuffledMask:
     def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         """See :class:`igascale.linalg.tiles.TileMask`."""
         return out_NTI.copy_(self._minus_one_NOI[:, i:j])
+
+    def values(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """See :class:`igascale.linalg.tiles.TileMask`."""
+        return self.minus_one(i, j, gbar_NTI, out_NTI, scratch).add_(1)
 
 
 def _variance(contrasts: Contrasts, i: int, j: int, out_NTI: Tensor, scratch_NTI: Tensor) -> bool:

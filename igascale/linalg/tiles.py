@@ -7,7 +7,7 @@ Shape legend: N adapters of one shape, D domains, I in-features, O out-features,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from igascale.linalg.contrasts import Contrasts
 _TILE_ELEMENTS_CPU = 1 << 18
 _TILE_ELEMENTS_ACCELERATOR = 1 << 24
 _ALIGNMENT = 64  # bytes
+# Beyond this many adapters at once nothing is left to be gained.
+_LARGEST_BATCH = 64
 
 
 class Workspace:
@@ -41,7 +43,7 @@ class Workspace:
         """An uninitialised tensor, valid until :meth:`reset`."""
         end = self._used + math.prod(shape) * dtype.itemsize
         tensor = self._block[self._used : end].view(dtype).view(shape)
-        self._used = -(-end // _ALIGNMENT) * _ALIGNMENT
+        self._used = _aligned(end)
         return tensor
 
     def reset(self) -> None:
@@ -74,16 +76,20 @@ class TilePlan:
     """How a group of adapters of one shape is worked through within the budget.
 
     Attributes:
-        batch: adapters taken together. More than one only if whole matrices fit in a tile.
-        rows: rows of a tile.
+        batch: adapters taken together.
+        rows: rows of a tile, of each adapter of the batch.
         cached: whether the masked matrix is kept between the passes of the projection.
-        bytes: of the cached matrix and the working buffers together; never above the budget.
+        bytes: of the workspace, the cached matrix and the tiles' buffers together.
+        total_bytes: of the workspace and what else the batch needs at once; never above the budget.
+        fused: whether one kernel does it all, without tiles (:mod:`igascale.linalg.fused`).
     """
 
     batch: int
     rows: int
     cached: bool
     bytes: int
+    total_bytes: int
+    fused: bool = False
 
 
 def plan_tiles(
@@ -94,54 +100,93 @@ def plan_tiles(
     memory_bytes: float,
     keep: bool = True,
     scratch: int = 1,
+    working_bytes: Callable[[int], int] = lambda batch: 0,
 ) -> TilePlan:
     """Choose batch, tile height and caching.
+
+    Several adapters at once save launches and small decompositions their latency, which decides on an accelerator. On a
+    CPU a tile must stay in the processor's cache, so there only whole matrices that fit in one tile share a batch.
 
     Args:
         adapters: how many adapters of this shape there are.
         shape: ``(O, I)``.
         dtype: of the factors.
         device: of the factors.
-        memory_bytes: upper bound for cached matrix and working buffers, bytes.
+        memory_bytes: upper bound for all that a batch needs at once.
         keep: whether there is a use for the cached matrix (a single pass has none).
         scratch: of the mask (:class:`TileMask`); a tile takes two buffers more.
+        working_bytes: what a batch of so many adapters needs beside the workspace (:func:`igascale.linalg.cost.working_bytes`).
 
     Raises:
-        ValueError: when one row of tiles does not fit.
+        ValueError: when one row of a tile does not fit.
     """
     O, I = shape
-    row_bytes = I * dtype.itemsize
     buffers = 2 + scratch
-    smallest = buffers * (row_bytes + _ALIGNMENT)
-    if smallest > memory_bytes:
+
+    def plan(batch: int, rows: int, cached: bool) -> TilePlan:
+        sizes = [batch * rows * I] * buffers + [batch * O * I] * cached
+        workspace = sum(_aligned(size * dtype.itemsize) for size in sizes)
+        return TilePlan(batch, rows, cached, workspace, workspace + working_bytes(batch))
+
+    on_cpu = device.type == "cpu"
+    elements = _TILE_ELEMENTS_CPU if on_cpu else _accelerator_tile(memory_bytes, dtype)
+    most = min(adapters, max(1, elements // (O * I)) if on_cpu else _LARGEST_BATCH)
+    for cached in (True, False) if keep else (False,):
+        for batch in range(most, 0, -1):
+            chosen = plan(batch, min(O, max(1, elements // (batch * I))), cached)
+            if chosen.total_bytes <= memory_bytes:
+                return chosen
+    rows = min(O, max(1, elements // I))
+    while rows > 1 and plan(1, rows, False).total_bytes > memory_bytes:
+        rows -= 1
+    smallest = plan(1, rows, False)
+    if smallest.total_bytes > memory_bytes:
+        needed = math.ceil(smallest.total_bytes / 2**20 * 1000) / 1000
         raise ValueError(
-            f"memory_mb={memory_bytes / 2**20:g} is too small: one row of tiles of a {O}x{I} adapter needs "
-            f"{smallest / 2**20:.3g} MB; raise memory_mb"
+            f"memory_mb={memory_bytes / 2**20:g} is too small: one {O}x{I} adapter needs {needed:g} MiB at least, "
+            f"{working_bytes(1) / 2**20:.3g} of them for contrasts and sketches and the rest for one row of tiles; set "
+            f"memory_mb={needed:g} or more"
         )
-    memory_bytes -= buffers * _ALIGNMENT
-    target = _TILE_ELEMENTS_CPU if device.type == "cpu" else _TILE_ELEMENTS_ACCELERATOR
-    affordable_rows = int(memory_bytes // (buffers * row_bytes))
-    # With the cache, tiles are generated in place and need one buffer less.
-    cached_rows = int((memory_bytes - O * row_bytes) // ((buffers - 1) * row_bytes))
-    wanted = max(1, target // I)
-    if wanted >= O and affordable_rows >= O:  # whole matrices in one tile, several adapters at once
-        batch = max(1, min(adapters, target // (O * I), affordable_rows // O))
-        return TilePlan(batch, O, keep, batch * buffers * O * row_bytes + buffers * _ALIGNMENT)
-    if keep and cached_rows >= min(wanted, O):
-        rows = min(wanted, O)
-        return TilePlan(1, rows, True, (O + (buffers - 1) * rows) * row_bytes + buffers * _ALIGNMENT)
-    rows = min(wanted, affordable_rows, O)
-    return TilePlan(1, rows, False, buffers * (rows * row_bytes + _ALIGNMENT))
+    return smallest
+
+
+def plan_fused(adapters: int, memory_bytes: float, working_bytes: Callable[[int], int]) -> TilePlan:
+    """The plan for the kernel that needs no tiles; the arguments are those of :func:`plan_tiles`.
+
+    Raises:
+        ValueError: when one adapter does not fit.
+    """
+    for batch in range(min(adapters, _LARGEST_BATCH), 0, -1):
+        if working_bytes(batch) <= memory_bytes:
+            return TilePlan(batch, 0, False, 0, working_bytes(batch), fused=True)
+    needed = math.ceil(working_bytes(1) / 2**20 * 1000) / 1000
+    raise ValueError(
+        f"memory_mb={memory_bytes / 2**20:g} is too small: the contrasts and sketches of one adapter need {needed:g} MiB; set "
+        f"memory_mb={needed:g} or more"
+    )
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _accelerator_tile(memory_bytes: float, dtype: torch.dtype) -> int:
+    """Elements of one buffer: long kernels, but a small part of the budget, so that matrices can be kept."""
+    return min(_TILE_ELEMENTS_ACCELERATOR, int(memory_bytes / (16 * dtype.itemsize)))
 
 
 class TileMask(Protocol):
     """How much of the mean is kept, one block of rows at a time (:mod:`igascale.linalg.tile_masks`).
 
     Attributes:
-        scratch: working buffers of a tile's size that it needs besides the one it writes to.
+        scratch: working buffers of a tile's size that it needs besides the one it writes to; at least one.
     """
 
     scratch: int
+
+    def values(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
+        """``M`` of rows i to j, written to ``out_NTI``; exactly 1 where nothing is taken away."""
+        ...
 
     def minus_one(self, i: int, j: int, gbar_NTI: Tensor, out_NTI: Tensor, scratch: list[Tensor]) -> Tensor:
         """``M - 1`` of rows i to j, written to ``out_NTI``; exactly 0 where nothing is taken away."""
@@ -187,26 +232,34 @@ class MaskedMean:
         """Rows of the change ``g - gbar``: exactly zero where the mask is one."""
         return self._pass(None, change_only=True)
 
+    def leave_untouched(self) -> None:
+        """Fill in the statistics of a mask that is one everywhere, without a pass."""
+        self.mask_mean_N = torch.ones_like(self.contrasts.mean_sq_N)
+        self.change_sq_N = torch.zeros_like(self.contrasts.mean_sq_N)
+        self.masked_sq_N = self.contrasts.mean_sq_N
+
     def _pass(self, into: Tensor | None, change_only: bool) -> Iterator[tuple[int, int, Tensor]]:
         N, O, I = self.shape
         gather = self.mask_mean_N.numel() == 0
         sums_3N = torch.zeros(3, N, dtype=torch.float64, device=self.device)
         for i in range(0, O, self.rows):
             j = min(i + self.rows, O)
-            change, *scratch = (self._buffer(k, j - i) for k in range(1 + self.mask.scratch))
-            gbar = self._buffer(1 + self.mask.scratch, j - i) if into is None else into[:, i:j]
+            gbar, mask, *scratch = (self._buffer(k, j - i) for k in range(2 + self.mask.scratch))
             self.contrasts.tile(0, i, j, gbar)
-            self.mask.minus_one(i, j, gbar, change, scratch)
-            if gather:
-                sums_3N[0] += change.sum((1, 2))
-            change.mul_(gbar)
-            if gather:
-                sums_3N[1] += _sum_sq(change)
             if change_only:
+                change = self.mask.minus_one(i, j, gbar, mask, scratch)
+                if gather:
+                    sums_3N[0] += change.sum((1, 2))
+                change.mul_(gbar)
+                if gather:
+                    sums_3N[1] += _sum_sq(change)
                 yield i, j, change
                 continue
-            masked = gbar.add_(change)
+            self.mask.values(i, j, gbar, mask, scratch)
+            masked = torch.mul(gbar, mask, out=scratch[0] if into is None else into[:, i:j])
             if gather:
+                sums_3N[0] += mask.sum((1, 2)) - (j - i) * I
+                sums_3N[1] += _sum_sq(gbar.sub_(masked))
                 sums_3N[2] += _sum_sq(masked)
             yield i, j, masked
         if gather:

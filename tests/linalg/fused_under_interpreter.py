@@ -14,7 +14,6 @@ import torch
 import triton
 import triton.language as tl
 
-from igascale.hooks import _iga_batches
 from igascale.hooks.iga import InvariantGradientAlignment
 from igascale.linalg import fused, fused_kernels
 from igascale.linalg.contrasts import build_contrasts
@@ -263,7 +262,11 @@ class Failing:
 def with_auto_on_cpu(monkeypatch, kernel):
     monkeypatch.setattr(fused_kernels, "masked_product", kernel)
     monkeypatch.setattr(
-        _iga_batches, "_fused", lambda hook, device, dtype: not fused.fused_available(device, dtype, "exp")
+        InvariantGradientAlignment,
+        "_why_tiles",
+        lambda hook, kernel, dtype, device: (
+            "asked" if kernel == "torch" else fused.fused_available(device, dtype, "exp")
+        ),
     )
 
 
@@ -304,7 +307,7 @@ def test_where_the_kernel_fails_the_step_is_done_again_by_torch(monkeypatch, how
         warnings.simplefilter("error")
         assert_same(hook.combine(grads, adapters, context()), expected, 0)
     assert len(kernel.launches) == launches  # it is not tried again
-    assert "no fused kernel" in fused.describe("auto", torch.device("cpu"), torch.float32, "exp")
+    assert told in fused.fused_available(torch.device("cpu"), torch.float32, "exp")
 
 
 def test_a_kernel_that_was_asked_for_and_fails_is_an_error(monkeypatch):
@@ -357,4 +360,6 @@ def test_what_the_kernel_would_misread_is_refused():
 
 def test_the_interpreter_counts_as_a_device():
     assert fused.fused_available(torch.device("cpu"), torch.float32, "exp") == ""
-    assert fused.describe("triton", torch.device("cpu"), torch.float32, "exp") == "fused Triton kernel, tf32x3"
+    hook = InvariantGradientAlignment(kernel="triton")
+    (line,) = hook.describe({"a": (64, 64, 4), "b": (64, 64, 4)}, 4, torch.device("cpu"))
+    assert line.startswith("projection: 64x64 x2, 2 at a time, by the fused Triton kernel (tf32x3), no matrix formed, ")

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from igascale.hooks.iga import InvariantGradientAlignment
 from igascale.linalg import fused
+from igascale.linalg.cost import working_bytes
 from igascale.linalg.fused import Blocks
+from igascale.linalg.tiles import plan_fused
 
 from iga_steps import combine, step_inputs
 
@@ -69,7 +72,6 @@ def test_it_compiles_for_an_h100_and_fits_its_shared_memory(monkeypatch, tmp_pat
 def test_why_it_cannot_be_used(monkeypatch, device, dtype, mask, reason):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert fused.fused_available(torch.device(device), dtype, mask) == reason
-    assert fused.describe("auto", torch.device(device), dtype, mask) == f"torch tiles (no fused kernel: {reason})"
 
 
 def test_without_triton(monkeypatch):
@@ -107,10 +109,13 @@ def test_asked_for_where_it_cannot_be_used(monkeypatch):
 
 
 def test_batches_stay_within_the_budget():
-    # 4096x4096, R=16, D=4, 42 columns: 460 numbers of 4 bytes for each of 8192 rows and columns
-    assert fused.fused_batch(128, (4096, 4096), 4, 16, 42, 256 * 2**20) == 256 * 2**20 // (460 * 8192 * 4)
-    assert fused.fused_batch(3, (4096, 4096), 4, 16, 42, 256 * 2**20) == 3
-    assert fused.fused_batch(128, (28672, 8192), 16, 256, 522, 2**20) == 1
+    held = partial(working_bytes, 4096, 4096, 16, 4, InvariantGradientAlignment().choices)
+    plan = plan_fused(128, 256 * 2**20, held)
+    assert held(plan.batch) <= 256 * 2**20 < held(plan.batch + 1)
+    assert (plan.fused, plan.cached, plan.bytes) == (True, False, 0)
+    assert plan_fused(3, 256 * 2**20, held).batch == 3
+    with pytest.raises(ValueError, match=r"memory_mb=1 is too small: .* set memory_mb=\d+"):
+        plan_fused(128, 2**20, held)
 
 
 @pytest.mark.parametrize("K", [2, 6, 32, 130, 512])
