@@ -41,7 +41,7 @@ class GradientCapture:
     """Accumulates ``a [D, R, I]`` and ``b [D, O, R]`` of every adapter, over micro-batches, in float32.
 
     Installed by :meth:`install` or by entering it as a context manager; :meth:`remove` leaves the modules as
-    they were. Outputs and ordinary gradients are unaltered. Works under activation checkpointing of either
+    they were. Outputs and the ordinary gradients (those that are asked for) are unaltered. Works under activation checkpointing of either
     kind: the inputs are saved through autograd, so that checkpointing drops and recomputes them, and each
     backward counts once.
 
