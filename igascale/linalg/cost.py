@@ -60,11 +60,22 @@ def alignment_cost(O: int, I: int, R: int, D: int, choices: Choices, *, cached: 
         itemsize: bytes of a number.
     """
     Q, both = 2 * R, O + I
-    flops = {"contrasts": 2.0 * D * Q * Q * both, "generate": 0.0, "products": 0.0, "orthonormal": 0.0, "extract": 0.0}
+    means = 2.0 * D * R * both
+    flops = {
+        "contrasts": 2.0 * D * Q * Q * both + means,
+        "generate": 0.0,
+        "products": 0.0,
+        "orthonormal": 0.0,
+        "extract": 0.0,
+    }
     factor_bytes = (D + 2) * R * both + D * Q * both  # gradients and factors in, results out, contrasts written
-    small = 2.0 * R * R * both  # one product of two factors of rank R
-    if choices.extraction == "anchored":
-        flops["extract"] = 8 * small
+    mean_products = 4.0 * R * Q * both
+    flops["extract"] = {
+        "anchored": 2.0 * R * R * (5 * O + 4 * I) + 8 * R**3,
+        "aligned": 4.0 * R * R * both + 2 * R**3,
+        "pullback": mean_products,
+        "paper": 0.0,
+    }[choices.extraction]
     cubes = 2.0 * R**3
     if choices.needs_no_matrix(R):
         return Cost(flops, 0.0, itemsize * factor_bytes, cubes)
@@ -91,9 +102,7 @@ def alignment_cost(O: int, I: int, R: int, D: int, choices: Choices, *, cached: 
         + 2.0 * C * K * both
     )
     if choices.extraction in ("anchored", "pullback"):
-        flops["extract"] += 2 * (2.0 * R * K * both) + 2.0 * R * Q * both + 2.0 * Q * R * both
-    if choices.extraction == "aligned":
-        flops["extract"] = 2 * small
+        flops["extract"] += 4.0 * R * K * both + mean_products
     moved = factor_bytes + generations * D * Q * both + (cached and passes * O * I) + passes * 2 * P * both
     cubes += C**3 + sum(w**3 for w in widths) + (blocks - 1) * P**3
     return Cost(flops, generations * elementwise, itemsize * moved, cubes)
