@@ -96,7 +96,12 @@ class PlannedHook(GradientHook):
                 matrix = f"masked matrix generated again in each pass, in tiles of {plan.rows} rows"
             memory = f"{plan.total_bytes / 2**20:.3g} of memory_mb={self.memory_mb:g}"
             told.append(f"projection: {O}x{I} x{count}, {plan.batch} at a time, {matrix}, {memory}")
-        if told and device.type == "cuda" and (reason := self._why_tiles(self.kernel, torch.float32, device)):
+        if (
+            told
+            and device.type == "cuda"
+            and self.kernel == "auto"
+            and (reason := self._why_tiles(self.kernel, torch.float32, device))
+        ):
             told.append(f"projection: torch tiles, not the fused kernel: {reason}")
         return told
 

@@ -140,9 +140,8 @@ def test_the_plan_is_told():
     assert mlp.startswith(
         "projection: 28672x8192 x1, 1 at a time, masked matrix generated again in each pass, in tiles of 32"
     )
-    (gpu,) = InvariantGradientAlignment(memory_mb=4096).describe(
-        {"q": shapes["q0"]} | {"k": shapes["q0"]}, 4, torch.device("cuda")
-    )
+    two, cuda = {"q": shapes["q0"], "k": shapes["q0"]}, torch.device("cuda")
+    (gpu,) = InvariantGradientAlignment(memory_mb=4096, kernel="torch").describe(two, 4, cuda)
     assert "x2, 2 at a time, masked matrix kept (128 MiB)" in gpu
     (one,) = InvariantGradientAlignment(projection="none").describe({"q": shapes["q0"]}, 4, CPU)
     assert "one pass in tiles of 64 rows" in one
