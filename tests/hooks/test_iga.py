@@ -1,4 +1,3 @@
-# ruff: noqa: E741 -- O and I are the shape letters of the project
 """The hook against a naive dense transcription of the paper, and the promises of its options."""
 
 import inspect
