@@ -58,7 +58,8 @@ def anchored(A, B, mean_a, mean_b, g, rho):
     lam = rho * (B.square().sum() + A.square().sum()) / R
     eye = torch.eye
     # vec is row-major: vec(dB A) = (1 x A') vec(dB), vec(B dA) = (B x 1) vec(dA)
-    J = torch.cat([torch.kron(B, eye(I, dtype=A.dtype)), torch.kron(eye(O, dtype=A.dtype), A.T.contiguous())], 1)
+    At = A.T.clone(memory_format=torch.contiguous_format)
+    J = torch.cat([torch.kron(B, eye(I, dtype=A.dtype)), torch.kron(eye(O, dtype=A.dtype), At)], 1)
     n = J.shape[1]
     anchor = torch.cat([mean_a.flatten(), mean_b.flatten()])
     rows = torch.cat([J, lam.sqrt() * eye(n, dtype=A.dtype)])

@@ -21,6 +21,7 @@ VARIANTS = {
     "iga-and": ["hook.name=iga", "hook.mask=and"],
     "iga-shuffled": ["hook.name=iga", "hook.shuffled=true", "hook.tau=20"],
     "iga-paper": ["hook.name=iga", "hook.preset=paper"],
+    "iga-warm": ["hook.name=iga", "hook.warm_start=true", "hook.power_iters=0"],
     "iga-full-rank": ["lora.full_rank=true", "hook.name=iga", "hook.space=factor"],
     "iga-zero1": ["hook.name=iga", "hook.tau=20", "engine.ds_config=zero1"],
     "iga-clipped": ["hook.name=iga", "hook.tau=20", "optimizer.max_grad_norm=0.01"],

@@ -25,6 +25,7 @@ OPTIONS = [
     ("iga", {"shuffled": True}),
     ("iga", {"remove_noise": True}),
     ("iga", {"second_moment": "adam"}),
+    ("iga", {"warm_start": True, "power_iters": 0}),
     ("gate", {"shuffled": True}),
     ("gate", {"space": "weight"}),
     ("gate", {"remove_noise": True}),

@@ -49,20 +49,19 @@ def peak_and_plan(shape, R, D, count, memory_mb, options):
 )
 @pytest.mark.parametrize("tight", [True, False])
 def test_peak_memory_is_within_the_budget(shape, R, D, options, tight):
-    memory_mb = smallest_budget((*shape, R), D, options) if tight else 16.0
+    memory_mb = 1.1 * smallest_budget((*shape, R), D, options) if tight else 16.0
     peak, plan = peak_and_plan(shape, R, D, 1, memory_mb, options)
     assert plan.total_bytes <= memory_mb * 2**20
     assert peak <= plan.total_bytes
     assert peak >= 0.55 * plan.total_bytes  # the statement is not wasteful, and the measurement sees memory
-    if tight:
-        assert plan.rows == 1
+    assert not (tight and plan.cached)
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "paper"}, {"projection": "none"}], ids=str)
-@pytest.mark.parametrize("shape, count", [((128, 128), 20), ((60, 90), 30), ((10, 300), 25)])
-def test_peak_memory_of_batches_is_within_the_budget(shape, count, options):
+@pytest.mark.parametrize("shape, R, D, count", [((128, 128), 8, 4, 20), ((60, 90), 8, 4, 30), ((100, 300), 2, 8, 25)])
+def test_peak_memory_of_batches_is_within_the_budget(shape, R, D, count, options):
     for memory_mb in (16.0, 4.0):
-        peak, plan = peak_and_plan(shape, 8, 4, count, memory_mb, options)
+        peak, plan = peak_and_plan(shape, R, D, count, memory_mb, options)
         assert plan.batch > 1
         assert peak <= plan.total_bytes <= memory_mb * 2**20
 
