@@ -5,6 +5,24 @@ Shape legend: N matrices, O rows, I columns, P = rank + oversampling columns of 
 
 Reference: Halko, Martinsson, Tropp (2011), "Finding structure with randomness", Algorithms 4.4 and 5.1.
 (The paper's own citation for the randomized SVD, [21], is a paper on diffusion models.)
+
+How many iterations it takes, for rank 16, 10 more columns in the sketch and shapes from 128x128 to 1376x512: the largest
+error over that of the best projection, for masked gradients (``relative``, tau .5 and 5, 2 to 16 domains) and for pure
+noise. Columns are those of all products with the matrix.
+
+    =========================================  =======  ========  ================  ======
+    basis                                       passes   columns  masked gradients   noise
+    =========================================  =======  ========  ================  ======
+    power iteration, q = 1                           4       104             1.024   1.027
+    power iteration, q = 1, oversampling 48          4       256             1.000   1.007
+    power iteration, q = 2                           6       156             1.007   1.010
+    block Krylov, q = 0                              2        52             1.239   1.080
+    block Krylov, q = 1                              4       104             1.012   1.014
+    block Krylov, q = 2                              6       156             1.000   1.003
+    =========================================  =======  ========  ================  ======
+
+At rank 2R the masked gradient has a gap: Krylov with q = 1 is at 1.006 there (1.002 at tau .5; 1.019 at R = 64, tau 5, 16
+domains). Hence the defaults of the hook: q = 2 for rank R, 1 for 2R.
 """
 
 from __future__ import annotations
@@ -110,7 +128,7 @@ def orthonormal(Y_NOP: Tensor, basis_NOC: Tensor | None = None) -> Tensor:
 
     in float64, so that for float32 columns the Gram loses nothing that they had; batched matrix products, where a
     Householder QR would work through the batch one by one on an accelerator. The shift s makes it work for columns that
-    depend on each other: a direction shorter than ``1e-6`` of the whole comes out shorter than one (a zero as zero), so that
+    depend on each other: a direction shorter than ``1e-6`` of the columns comes out shorter than one (a zero as zero), so that
     ``Q Q^T`` never exceeds a projector.
 
     Reference: Fukaya, Kannan, Nakatsukasa, Yamamoto, Yanagisawa (2020), "Shifted Cholesky QR for computing the QR
@@ -123,8 +141,8 @@ def orthonormal(Y_NOP: Tensor, basis_NOC: Tensor | None = None) -> Tensor:
         X[:, :, :C] = basis_NOC
     Y = X[:, :, C:]
     Y.copy_(Y_NOP)
-    norm_N11 = torch.linalg.vector_norm(Y, dim=(1, 2), keepdim=True) / P**0.5
-    Y.div_(torch.where(norm_N11 > 0, norm_N11, 1.0))
+    norm_N1P = torch.linalg.vector_norm(Y, dim=1, keepdim=True)
+    Y.div_(torch.where(norm_N1P > 0, norm_N1P, 1.0))
     eye = torch.eye(C + P, dtype=torch.float64, device=Y.device)
     for _ in range(1 if Y_NOP.dtype == torch.float32 else 2):  # a second round makes up for what float64 cannot hold
         gram = torch.matmul(X.mT, X)
@@ -142,13 +160,38 @@ def _truncate(basis_NOC: Tensor, image_NCI: Tensor, rank: int) -> LowRank:
     """The best approximation of g of the rank asked for whose columns lie in the span of the basis; image = basis^T g."""
     rank = min(rank, image_NCI.shape[1], image_NCI.shape[2])
     image = image_NCI.double()
-    _, u_NCC = torch.linalg.eigh(image @ image.mT)
-    u_NCK = u_NCC[:, :, -rank:].flip(2).to(image_NCI.dtype)
-    del image, u_NCC
+    gram = image @ image.mT
+    del image
+    looping = gram.device.type == "cuda" and gram.shape[1] > _BATCHED_EIGH
+    u_NCK = (iterate_to_leading if looping else _leading)(gram, rank).to(image_NCI.dtype)
     SVh_NKI = u_NCK.mT @ image_NCI
     S_NK = torch.linalg.vector_norm(SVh_NKI, dim=2)
     Vh_NKI = SVh_NKI.div_(torch.where(S_NK > 0, S_NK, 1.0)[:, :, None])
     return LowRank(basis_NOC @ u_NCK, S_NK, Vh_NKI)
+
+
+def _leading(gram_NCC: Tensor, rank: int) -> Tensor:
+    """Leading eigenvectors, the first first, ``[N, C, rank]``."""
+    return torch.linalg.eigh(gram_NCC).eigenvectors[:, :, -rank:].flip(2)
+
+
+#: CUDA takes the eigenproblems of a batch together up to this size and one by one beyond it (pytorch issue 175585).
+_BATCHED_EIGH = 32
+_ITERATIONS = 24
+
+
+def iterate_to_leading(gram_NCC: Tensor, rank: int) -> Tensor:
+    """:func:`_leading` by subspace iteration, batched products only until an eigenproblem of the size of ``rank`` is left.
+
+    Directions that :data:`_ITERATIONS` do not tell apart have eigenvalues within a few percent of each other, and keep
+    nearly the same energy: the error of the truncation rises by less than 0.2% (measured on noise, the hardest case).
+    """
+    N, C, _ = gram_NCC.shape
+    start_CK = torch.randn(C, rank, generator=torch.Generator().manual_seed(0), dtype=gram_NCC.dtype)
+    X_NCK = start_CK.to(gram_NCC.device).expand(N, -1, -1)
+    for _ in range(_ITERATIONS):
+        X_NCK = orthonormal(gram_NCC @ X_NCK)
+    return X_NCK @ _leading(X_NCK.mT @ gram_NCC @ X_NCK, rank)
 
 
 class TilePasses:
