@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.projection import peak_extra_bytes
-from benchmarks.record import save
+from benchmarks.record import count_flops, save
 from benchmarks.shapes import DOMAINS, SHAPES, Shape, build_model, described, make_data, run_config, student
 from igascale import assemble
 from igascale.isomers.batches import collate
@@ -77,11 +76,9 @@ def measure(cases: dict[str, Pass], repeats: int, device: torch.device) -> dict[
                 seconds[name].append(time.perf_counter() - started)
     found = {}
     for name, run in cases.items():
-        with FlopCounterMode(display=False) as counter:
-            run()
         found[name] = {
             "seconds": median(seconds[name]),
-            "flops": float(counter.get_total_flops()),
+            "flops": count_flops(run),
             "peak_bytes": float(peak_extra_bytes(run, device.type)),
         }
     return found

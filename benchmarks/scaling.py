@@ -11,6 +11,7 @@ the time cannot fall any further). The order of the sizes is shuffled in every r
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -25,9 +26,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.record import save
+from benchmarks.record import count_flops, save
 from igascale import hooks
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
 
@@ -67,9 +67,7 @@ def sweep(rounds: int, device: torch.device) -> dict[str, Any]:
         for name, value in shuffle.sample(points, len(points)):
             inputs = make_inputs(BASE | dict.fromkeys(SWEEPS[name][0], value), device)
             if turn == 0:
-                with FlopCounterMode(display=False) as counter:
-                    hook.combine(*inputs, HookContext())
-                flops[name, value] = float(counter.get_total_flops())
+                flops[name, value] = count_flops(functools.partial(hook.combine, *inputs, HookContext()))
             best = math.inf
             for _ in range(2):
                 _wait(device)
@@ -114,10 +112,9 @@ def rank_worker(out: Path, steps: int) -> None:
     combine, flops = trainer.hook.combine, [0.0]
 
     def counted(*args: Any) -> Any:
-        with FlopCounterMode(display=False) as counter:
-            result = combine(*args)
-        flops[0] = float(counter.get_total_flops())
-        return result
+        results = []
+        flops[0] = count_flops(lambda: results.append(combine(*args)))
+        return results[0]
 
     trainer.hook.combine = counted  # type: ignore[method-assign]
     variant.step(0)
