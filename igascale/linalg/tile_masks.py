@@ -55,6 +55,8 @@ class ExpMask:
         else:
             factor_N = keep_N
         self.factor_N11 = (-tau * factor_N).to(dtype)[:, None, None]
+        # Where V is all noise, u is 0 by its factor alone: the denominator must not vanish, or 0 times infinity is a NaN.
+        keep_N = torch.where(keep_N > 0, keep_N, 1.0)
         share_N = {"relative": RELATIVE_EPS * mean_v_N, "smoothed": keep_N * mean_v_N}.get(
             norm, torch.zeros_like(mean_v_N)
         )

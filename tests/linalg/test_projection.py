@@ -186,6 +186,20 @@ def test_iteration_keeps_as_much_energy_as_the_eigenvectors(decay, rank):
     assert ((lost / tail).sqrt() <= 1 + 2e-3).all()
 
 
+@pytest.mark.parametrize("rows", [1024, 11008, 28672])
+@pytest.mark.parametrize("columns", [10, 42])
+def test_orthonormal_of_rows_that_are_equal_up_to_their_sign(rows, columns):
+    """Every addition of the Gram rounds the same way, so that the error of its sums grows with the rows."""
+    g = torch.Generator().manual_seed(0)
+    for sign in (torch.ones(rows, 1), torch.randn(rows, 1, generator=g).sign()):
+        for _ in range(3):
+            Y = (sign @ torch.randn(1, columns, generator=g))[None]
+            Q = orthonormal(Y)
+            assert Q.isfinite().all()
+            assert torch.linalg.matrix_norm(Q.double(), 2) <= 1 + 1e-6
+            assert (Y - Q @ (Q.mT @ Y)).norm() <= 5e-6 * Y.norm()
+
+
 def test_large_adapters_share_a_batch_of_low_tiles():
     """Several adapters, tiles lower than the matrices, with and without the cache: as one by one."""
     adapters = [random_adapter(50, 40, 4, 4, seed=k) for k in range(3)]

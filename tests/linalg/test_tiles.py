@@ -239,3 +239,16 @@ def test_noise_that_is_taken_out_weakens_the_mask():
         list(source.tiles())
         quiet = ghat.mean(0) + 0.5 * (ghat - ghat.mean(0))  # a quarter of the variance
         torch.testing.assert_close(source.mask_mean_N.item(), mask(quiet, 0.5, norm).mean().item(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["none", "mean", "relative", "smoothed", "fraction"])
+def test_variance_that_is_all_noise_masks_nothing_where_the_mean_vanishes(norm):
+    """Opposite gradients of two domains: V large where the mean is exactly 0."""
+    a, b, A, B = random_adapter(24, 32, 4, 2, dtype=torch.float32)
+    a[1], b[1] = -a[0], -b[0]
+    contrasts = build_contrasts(a[None], b[None], A[None], B[None])
+    all_noise = torch.zeros(1, dtype=torch.float64)
+    source = MaskedMean(contrasts, ExpMask(contrasts, 0.5, norm, all_noise), 8)
+    if norm != "mean":  # where the share cancels
+        assert all(torch.equal(tile, torch.zeros_like(tile)) for _, _, tile in source.change_tiles())
+    assert all(torch.equal(tile, torch.zeros_like(tile)) for _, _, tile in source.tiles())
