@@ -94,7 +94,7 @@ class PlannedHook(GradientHook):
                 matrix = f"masked matrix kept ({plan.batch * O * I * 4 / 2**20:.3g} MiB)"
             else:
                 matrix = f"masked matrix generated again in each pass, in tiles of {plan.rows} rows"
-            memory = f"{plan.total_bytes / 2**20:.3g} of memory_mb={self.memory_mb:g}"
+            memory = f"{plan.total_bytes / 2**20:.3g} MiB of memory_mb={self.memory_mb:g}"
             told.append(f"projection: {O}x{I} x{count}, {plan.batch} at a time, {matrix}, {memory}")
         if (
             told

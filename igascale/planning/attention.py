@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SDPA, _FLASH = "igascale_plan_sdpa", "igascale_plan_flash"
+# transformers takes any name with "flash" in it for a kernel to be fetched from the Hub.
+_SDPA, _FLASH = "igascale_plan_sdpa", "igascale_plan_unmasked"
 
 
 def planned_attention(model_config: Any, asked: str | None) -> str:

@@ -148,7 +148,7 @@ def make_plan(
         flops=flops,
         times=_times(config, hook, shapes, adapters, batch, cluster, plain, flops, wire, mfu),
         checkpointing=checkpointing,
-        assumptions=_assumptions(batch, cluster, mfu),
+        assumptions=_assumptions(config, batch, cluster, mfu),
     )
 
 
@@ -220,12 +220,17 @@ def _zero_options(config: RunConfig) -> dict[str, int]:
     return {"stage": int(zero["stage"]), "bucket": int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))}
 
 
-def _assumptions(batch: Batch, cluster: Cluster, mfu: float) -> tuple[str, ...]:
+def _assumptions(config: RunConfig, batch: Batch, cluster: Cluster, mfu: float) -> tuple[str, ...]:
     from igascale.planning import memory, timing
 
     link = "within the node" if cluster.nodes == 1 else "between nodes"
+    packing = (
+        "train.packing is not in it: rows are padded here; packed, they save the padding, and with sdpa or eager every token is "
+        "scored against its whole row, which takes more time and memory in attention than is said here"
+    )
     return (
         batch.assumption,
+        *([packing] if config.train.packing else []),
         f"forward and backward pass reach {mfu:.0%} of the peak (--mfu); attention counts as the whole T x T square",
         f"the rule reaches {timing.HOOK_EFFICIENCY:.0%} of the float32 peak and of the memory bandwidth; each QR or SVD of a sketch "
         f"takes {timing.DECOMPOSITION * 1e3:g} ms",

@@ -99,9 +99,10 @@ def _time_table(plan: Plan) -> Table:
 
 def _overhead(plan: Plan) -> str:
     plain, rule = plan.times[0], plan.times[-1]
-    text = (
-        f"{rule.name}: {plan.overhead:+.2%} of igascale's mean, {rule.total / plain.total - 1:+.2%} of plain DeepSpeed"
-    )
+    ratios = {"plain DeepSpeed": rule.total / plain.total - 1}
+    if len(plan.times) > 2:  # else the rule is the mean itself
+        ratios = {"igascale's mean": plan.overhead} | ratios
+    text = f"{rule.name}: " + ", ".join(f"{ratio:+.2%} of {name}" for name, ratio in ratios.items())
     if plan.batch.steps is None:
         text += "; time per epoch: data.train is not there, so the number of groups is not known"
     return text

@@ -135,7 +135,7 @@ def test_the_plan_is_told():
     shapes = {f"q{k}": (4096, 4096, 16) for k in range(128)} | {"up": (28672, 8192, 16)}
     square, mlp = InvariantGradientAlignment().describe(shapes, 4, CPU)
     assert square.startswith("projection: 4096x4096 x128, 1 at a time, masked matrix kept (64 MiB), ")
-    assert square.endswith("of memory_mb=256")
+    assert square.endswith(" MiB of memory_mb=256")
     assert mlp.startswith(
         "projection: 28672x8192 x1, 1 at a time, masked matrix generated again in each pass, in tiles of 32"
     )

@@ -231,3 +231,23 @@ def test_close_fits_are_called_so():
     room = cluster.gpu.memory_bytes
     assert "try it" in decide(lambda rows, mode: Predicted(0.99 * room), 4, "none", cluster).text
     assert "try it" not in decide(lambda rows, mode: Predicted(0.5 * room), 4, "none", cluster).text
+
+
+def test_flash_attention_is_planned_without_its_package(run):
+    plans = {
+        name: plan_json(
+            invoke(run, "--gpu", "h100-80gb", "--tokens", 32, f"model.attn_implementation={name}", "--json").output
+        )["memory"]["total"]
+        for name in ("sdpa", "flash_attention_2")
+    }
+    assert plans["flash_attention_2"] <= plans["sdpa"]
+
+
+def test_packing_is_said_not_to_be_in_it(run):
+    assert "train.packing" not in invoke(run, "--gpu", "h100-80gb").output
+    assert "train.packing is not in it" in invoke(run, "--gpu", "h100-80gb", "train.packing=true").output
+
+
+def test_the_mean_is_not_compared_with_itself(run):
+    result = invoke(run, "--gpu", "h100-80gb", "--hook", "mean")
+    assert "of plain DeepSpeed" in result.output and "of igascale's mean" not in result.output
