@@ -88,9 +88,9 @@ def alarms(
             "remove_noise has no effect: the step has one micro-batch, whose noise cannot be told. Raise "
             "train.gradient_accumulation_steps, or lower train.micro_batch_size."
         )
-    if chosen["warm_start"] and value.get("subspace_overlap", 1.0) < 0.5:
+    if chosen["warm_start"] and value.get("subspace_overlap", 1.0) < 0.9:
         told["warm start"] = (
-            f"the projection's subspace turns fast: only {value['subspace_overlap']:.0%} of the last step's is left, so "
+            f"the projection's subspace turns fast: only {value['subspace_overlap']:.0%} of its energy lies in the last step's, so "
             "warm_start is of little use. Use power_iters of 1 or more."
         )
     if auto is not None and auto.found:

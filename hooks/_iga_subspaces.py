@@ -29,20 +29,24 @@ class Subspaces:
         r"""Take in the vectors of this step, to replace the others at :meth:`commit`.
 
         Returns:
-            The overlap with the last step's, :math:`\|V_{old}^\top V_{new}\|_F^2 / K`, ``[N]``, float64: 1 for the same subspace,
-            about K / I for unrelated ones; NaN at an adapter's first step. A zero gradient leaves the vectors as they are.
+            The share of the new projection's energy that lies in the last step's subspace,
+            :math:`\|\Sigma V_{new}^\top V_{old}\|_F^2 / \|\Sigma\|_F^2`, ``[N]``, float64: 1 for the same subspace, about K / I for
+            unrelated ones; NaN at an adapter's first step. By energy, since directions that carry next to none are noise and
+            turn freely. A zero gradient leaves the vectors as they are.
         """
         overlap_N = torch.full((len(names),), torch.nan, dtype=torch.float64, device=aligned.a_NRI.device)
-        if aligned.right_NKI is None:
+        if aligned.projected is None:
             return overlap_N
-        for n, (fqn, new_KI) in enumerate(zip(names, aligned.right_NKI)):
+        projected = aligned.projected
+        for n, (fqn, new_KI, energy_K) in enumerate(zip(names, projected.Vh_NKI, projected.S_NK.double().square())):
             old_KI = self._right.get(fqn)
             if old_KI is None or old_KI.shape != new_KI.shape:
                 self._next[fqn] = new_KI.clone()
                 continue
             old_KI = old_KI.to(new_KI)
             known = (old_KI != 0).any() & (new_KI != 0).any()
-            overlap_N[n] = torch.where(known, (new_KI @ old_KI.mT).double().square().sum() / len(new_KI), torch.nan)
+            inside_K = (new_KI @ old_KI.mT).double().square().sum(1)
+            overlap_N[n] = torch.where(known, (inside_K * energy_K).sum() / energy_K.sum(), torch.nan)
             self._next[fqn] = torch.where((new_KI != 0).any(), new_KI, old_KI)
         return overlap_N
 

@@ -89,14 +89,14 @@ class FactorBatch:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Gradients for the factors, the plain means, figures of each adapter (``[N]``, float64), right singular vectors."""
+    """Gradients for the factors, the plain means, figures of each adapter (``[N]``, float64), and the projection."""
 
     a_NRI: Tensor
     b_NOR: Tensor
     mean_a_NRI: Tensor
     mean_b_NOR: Tensor
     stats_N: dict[str, Tensor]
-    right_NKI: Tensor | None
+    projected: LowRank | None
 
 
 def align(
@@ -152,7 +152,7 @@ def align(
     # A NaN was computed as zeros, so that no decomposition fails; it must reach the engine all the same.
     a, b = (torch.where(contrasts.finite_N[:, None, None], x, math.nan) for x in factors)
     stats_N = {name: torch.where(contrasts.finite_N, x, math.nan) for name, x in stats_N.items()}
-    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N, projected.Vh_NKI if projected else None)
+    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N, projected)
 
 
 def _noise_share(contrasts: Contrasts, noise_NDD: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_no_iteration_from_the_last_subspace_is_as_good_as_one_from_a_random_sta
 def test_the_overlap_tells_how_fast_the_subspace_turns():
     averages = [sum(o) / len(o) for o in (errors({"warm_start": True}, drift)[1] for drift in (0.02, 0.3, 0.9))]
     assert averages[0] > averages[1] > averages[2]
-    assert averages[2] < 0.5
+    assert averages[2] < 0.9 < 0.95 < averages[0]
     hook = InvariantGradientAlignment(warm_start=True)
     assert "power_iters" in hook.alarms({"subspace_overlap": averages[2]})["warm start"]
     assert hook.alarms({"subspace_overlap": averages[0]}) == hook.alarms({"subspace_overlap": math.nan}) == {}
