@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from igascale.config import RunConfig, load_config
 from igascale.loss import domain_token_losses
 from igascale.model import add_lora, set_activation_checkpointing
 
+import live_bytes
 from tiny import tiny_config
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -81,14 +81,7 @@ def peak_bytes(step: Step) -> int:
     """The most that is allocated at one time during a step, by the CPU allocator's own events."""
     step()  # what is made once, such as oneDNN's copies of weights
     step.model.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    return live_bytes.peak_bytes(step)
 
 
 def plan_json(output: str) -> dict:

@@ -3,12 +3,13 @@
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from igascale import hooks
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
 from igascale.planning.hook_cost import hook_work, working_bytes
+
+from live_bytes import peak_bytes
 
 O, I, R = 768, 1024, 8
 
@@ -47,13 +48,9 @@ def test_working_memory_bounds_what_the_rule_allocates(options):
     hook = hooks.build("iga", {"memory_mb": 8.0, **options})
     arguments = inputs(4)
     hook.combine(*arguments)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = hook.combine(*arguments)
-    live = peak = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
+    results_of = []
+    peak = peak_bytes(lambda: results_of.append(hook.combine(*arguments)))
+    (result,) = results_of
     results = sum(t.nbytes for g in result.values() for t in (g.a, g.b, g.reference_a, g.reference_b))
     bound = working_bytes(hook, [(O, I, R)], 4)
     assert bound <= 8 * 2**20
