@@ -117,7 +117,8 @@ def test_ranks_up_to_256_and_domains_up_to_16(R, D):
     adapters = {"m0": type(adapters["m0"])(A, B)}
     exact = InvariantGradientAlignment(projection="none").combine(grads, adapters, context(2))
     out = InvariantGradientAlignment(rank=280).combine(grads, adapters, context(2))
-    assert_same(out, exact, 1e-4)
+    # A sketch as wide as the matrix spans all of it, but the shift of the Cholesky QR shortens its least directions a little.
+    assert_same(out, exact, 2e-4)
     assert out["m0"].stats["tail_energy"] < 1e-5
 
 
