@@ -197,33 +197,6 @@ def verify(folder: Path) -> None:
             raise UserError(f"{folder / MANIFEST}: does not list {name} (edited?); {others}")
 
 
-#: Sections and keys that may differ between a checkpoint and the run that resumes it: they do not touch the mathematics.
-_FREE = ("output_dir", "engine", "eval", "checkpoint", "logging")
-
-
-def check_same_mathematics(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to resume under a configuration that would compute something else.
-
-    Raises:
-        UserError: names every key that differs, with both values.
-    """
-    before, now = _flatten(saved), _flatten(current)
-    changed = [
-        f"{key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now"
-        for key in sorted(before.keys() | now.keys())
-        if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise UserError("cannot resume with another configuration: " + "; ".join(changed))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def rng_states() -> dict[str, Tensor]:
     """This process's random states, as tensors."""
     states = {"torch": torch.get_rng_state()}

@@ -19,6 +19,7 @@ from igascale import checkpoint
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
+from igascale.resuming import check_same_mathematics
 
 
 def check_absent(folder: Path) -> None:
@@ -135,7 +136,7 @@ def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None
     found = check_start(config, resume)
     if found is not None:
         checkpoint.verify(found)
-        checkpoint.check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
+        check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
     record(Path(config.output_dir).resolve(), config, world_size)
     return found
 

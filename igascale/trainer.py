@@ -12,14 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from igascale import checkpoint as checkpoints
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
 from igascale.attention import model_inputs, start_attention
 from igascale.capture import SETS, GradientCapture
-from igascale.checkpoint import Checkpoint
 from igascale.config import RunConfig
 from igascale.engine import Engine
 from igascale.errors import UserError
@@ -30,6 +27,8 @@ from igascale.loss import domain_token_losses
 from igascale.loss_record import auxiliary_sums
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
+from igascale.resuming import restore
+from igascale.saving import Saver
 from igascale.schedule import learning_rate
 from igascale.step import StepReport, adapter_costs, take_step
 from igascale.validation import validation_losses
@@ -81,17 +80,17 @@ class Trainer:
                 run folder cannot be written.
             Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
         """
-        resumed = checkpoints.load(checkpoint) if checkpoint else None
         torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
-        if resumed:
-            self._restore(resumed)
+        if checkpoint:
+            self.step, counters = restore(checkpoint, self.config, self.data, self.engine, self.hook)
+            self.counters |= counters
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
         logging = self.config.logging
         self.log = RunLog(
             self.folder if self.main else None,
             logging.every,
             logging.tensorboard,
-            self.step if resumed else None,
+            self.step if checkpoint else None,
         )
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         capture = self.new_capture()
@@ -103,7 +102,8 @@ class Trainer:
                     self.reporter.warn(warning)
                 for line in self._describe():
                     self.reporter.say(line)
-                if resumed:
+                self.saver = Saver(self.config, self.data, self.student, self.hook, self.engine, self.reporter.say)
+                if checkpoint:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
                 self._loop(capture, last)
         finally:
@@ -147,7 +147,7 @@ class Trainer:
                 self._validate()
             stop = report.counts[1] > 0  # a signal that came since this step's gradients is seen in the next step
             if _due(self.step, config.checkpoint.every) or stop:
-                self._save()
+                self.saver.save(self.step, self.counters)
                 saved = self.step
             if stop and self.step < self.data.total_steps:
                 raise Interrupted(self._stop_signal or signal.SIGTERM)
@@ -157,9 +157,11 @@ class Trainer:
                 f"none of the {self.step} steps had a finite loss and gradient: nothing was learnt, no adapter"
             )
         if saved != self.step:
-            self._save()
+            self.saver.save(self.step, self.counters)
         if self.step == self.data.total_steps:
-            self._finish()
+            self.saver.finish(self.step)
+            if skipped := self.counters["skipped_steps"]:
+                self.reporter.warn(f"{skipped} steps were skipped in all")
 
     def _one_step(self, capture: GradientCapture, lr: float) -> tuple[StepReport, int]:
         """Forward and backward over this rank's rows of the step, then the step itself; also tokens over all ranks."""
@@ -261,82 +263,6 @@ class Trainer:
             label = "validation (ID)" if name == "id" else "unseen domains (OOD, for the record only)"
             self.reporter.say(f"step {self.step} {label}: {sum(losses.values()) / len(losses):.4f} [{shown}]")
         self.log.validation(self.step, record)
-
-    # The run folder.
-
-    def _save(self) -> None:
-        comm = self.engine.comm
-        master = self.engine.get_state()
-        rng: dict[str, Tensor] = {}
-        hook_states = []
-        for rank, (states, hook_state) in enumerate(
-            comm.gather_objects((checkpoints.rng_states(), self.hook.state_dict()))
-        ):
-            rng |= {f"rank{rank}.{name}": state for name, state in states.items()}
-            hook_states.append(hook_state)
-        hook = dict(hook_states[0])
-        if "adapters" in hook:
-            owners = self.engine.owners
-            hook["adapters"] = {
-                k: hook_states[r]["adapters"][k] for k, r in owners.items() if k in hook_states[r].get("adapters", {})
-            }
-        state = Checkpoint(
-            self.step,
-            master,
-            rng,
-            hook,
-            self.config.model_dump(mode="json"),
-            self.data.train.sha256,
-            dict(self.counters),
-            comm.world_size,
-        )
-        self._write(
-            lambda: checkpoints.save(
-                self.folder / "checkpoints", state, self._save_adapter, self.config.checkpoint.keep
-            )
-        )
-
-    def _write(self, write: Callable[[], Path]) -> None:
-        """Write on rank 0; if that fails, every rank stops with the same message."""
-        problem = ""
-        if self.main:
-            try:
-                self.reporter.say(f"written: {write()}")
-            except (OSError, SafetensorError) as error:
-                problem = str(error)
-        if problem := self.engine.comm.gather_objects(problem)[0]:
-            raise UserError(
-                f"{self.folder} cannot be written at step {self.step}: {problem}. Earlier checkpoints are intact: make room, "
-                "then --resume auto"
-            )
-
-    def _restore(self, saved: Checkpoint) -> None:
-        if saved.data != self.data.train.sha256:
-            raise UserError(
-                f"{self.data.train.source} is not the file that the checkpoint was trained on (its SHA-256 differs); bring "
-                "that one back, or start a new run"
-            )
-        self.engine.set_state(saved.master)
-        self.hook.load_state_dict(saved.hook)
-        self.step = saved.step
-        self.counters |= saved.counters
-        prefix = f"rank{self.engine.comm.rank}."
-        checkpoints.set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
-        if saved.world_size != self.engine.comm.world_size and self.config.lora.dropout > 0:
-            raise UserError(
-                f"the checkpoint was written by {saved.world_size} ranks, this run has {self.engine.comm.world_size}: with "
-                "lora.dropout > 0 it would not continue the same run; use the same number, or lora.dropout: 0"
-            )
-
-    def _finish(self) -> None:
-        self._write(lambda: self._save_adapter(self.folder / "adapter"))
-        if skipped := self.counters["skipped_steps"]:
-            self.reporter.warn(f"{skipped} steps were skipped in all")
-
-    def _save_adapter(self, folder: Path) -> Path:
-        self.student.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, with every field open
-        return folder
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._stop_signal = signum
