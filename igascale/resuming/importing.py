@@ -18,8 +18,16 @@ from igascale.saving import Saver
 
 
 class _Teller:
+    """Passes on what the saver has to say."""
+
     def __init__(self, tell: Callable[[str], object]):
-        self.say = self.warn = tell
+        self._tell = tell
+
+    def say(self, message: str) -> None:
+        self._tell(message)
+
+    def warn(self, message: str) -> None:
+        self._tell(f"warning: {message}")
 
 
 def import_universal(
