@@ -1,7 +1,8 @@
 """The run folder: what ran, with what, and what came out.
 
 ``config.yaml`` (resolved) and ``environment.json`` are written first; ``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow;
-``checkpoints/`` is for resuming; ``adapter/`` is the result, a normal PEFT folder.
+``resumes.jsonl`` has a line for every time the run went on from a checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the
+result, a normal PEFT folder.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from igascale.checkpoints.find import Found, find
-from igascale.checkpoints.manifest import STATE, read_manifest, read_state
 from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
-from igascale.resuming import check_same_mathematics
+from igascale.resuming import history
+from igascale.resuming.foreign import describe_foreign
+from igascale.resuming.start import Resumption, examine
+
+_T = TypeVar("_T")
 
 
 def check_absent(folder: Path) -> None:
@@ -31,10 +38,9 @@ def check_absent(folder: Path) -> None:
         UserError: it exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"output_dir {folder} already exists: continue it with --resume auto, or choose another output_dir "
-            "(nothing was changed)"
-        )
+        foreign = describe_foreign(folder)
+        what = f" ({foreign}): choose" if foreign else ": continue it with --resume auto, or choose"
+        raise UserError(f"output_dir {folder} already exists{what} another output_dir (nothing was changed)")
 
 
 def withdraw(folder: Path) -> None:
@@ -100,18 +106,20 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path | None:
+def open_run(config: RunConfig, resume: str | None, comm: Collectives, allow: Sequence[str] = ()) -> Resumption | None:
     """Create the run folder and write the configuration, or find the checkpoint to continue from; before anything loads.
 
-    Rank 0 looks and writes, every rank hears the same.
+    Rank 0 looks and writes, every rank hears the same. The folder of a run that goes on is not touched before
+    :func:`record_resume`, but for what a crash left in its ``checkpoints``.
 
     Args:
         config: the run.
         resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoints.find.find`.
         comm: the ranks.
+        allow: keys and sections that may differ from the checkpoint's.
 
     Returns:
-        A verified checkpoint, or ``None`` to start from the beginning.
+        What to continue from, or ``None`` to start from the beginning.
 
     Raises:
         UserError: the folder holds something else, the checkpoint is not whole or belongs to another configuration, or
@@ -122,51 +130,104 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
             f"{comm.world_size} processes but only {config.groups_per_step} isomer groups per optimizer step; a group is "
             "never split between ranks: start fewer processes or raise train.groups_per_batch"
         )
-    problem, found = "", None
+    return _on_first_rank(comm, lambda: _open(config, resume, comm.world_size, allow))
+
+
+def _on_first_rank(comm: Collectives, act: Callable[[], _T]) -> _T:
+    """Rank 0's result, or its :class:`UserError`, on every rank."""
+    problem, result = "", None
     if comm.rank == 0:
         try:
-            found = _open(config, resume, comm.world_size)
+            result = act()
         except UserError as error:
             problem = str(error)
-    problem, found = comm.gather_objects((problem, found))[0]
+    problem, result = comm.gather_objects((problem, result))[0]
     if problem:
         raise UserError(problem)
-    return found
+    return result  # type: ignore[return-value]
 
 
-def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None:
-    found, folder = _look(config, resume, hashes=True), Path(config.output_dir).resolve()
-    checkpoint = found.folder
-    if checkpoint is not None:
-        state = read_state(checkpoint / STATE, read_manifest(checkpoint).step)
-        check_same_mathematics(state["config"], config.model_dump(mode="json"))
-        if resume == "auto":
-            try:
-                checkpoint, told = settle(folder / "checkpoints", found)
-            except OSError as error:
-                raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
-            for line in told:
-                print(f"warning: {line}", file=sys.stderr, flush=True)
-    record(folder, config, world_size)
-    return checkpoint
+def _open(config: RunConfig, resume: str | None, world_size: int, allow: Sequence[str]) -> Resumption | None:
+    folder = Path(config.output_dir).resolve()
+    found, start = _look(config, resume, allow, world_size, hashes=True)
+    if start is None or start.fork:
+        record(folder, config, world_size)
+    elif resume == "auto" and not start.finished:
+        try:
+            checkpoint, told = settle(folder / "checkpoints", found)
+        except OSError as error:
+            raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+        for line in told:
+            print(f"warning: {line}", file=sys.stderr, flush=True)
+        if checkpoint is not None:
+            start = replace(start, folder=checkpoint)
+    return start
 
 
-def check_start(config: RunConfig, resume: str | None) -> Path | None:
-    """Whether the run folder may be used, without writing to it; the files of a checkpoint are not read in full.
+def check_start(
+    config: RunConfig, resume: str | None, allow: Sequence[str] = (), world_size: int | None = None
+) -> Resumption | None:
+    """Whether the run may begin or go on, without writing anything; the files of a checkpoint are not read in full.
 
     Returns:
-        The checkpoint to continue from, if any.
+        What to continue from, if anything.
 
     Raises:
         UserError: the folder holds something that this run does not continue.
     """
-    return _look(config, resume, hashes=False).folder
+    return _look(config, resume, allow, world_size, hashes=False)[1]
 
 
-def _look(config: RunConfig, resume: str | None, hashes: bool) -> Found:
+def _look(
+    config: RunConfig, resume: str | None, allow: Sequence[str], world_size: int | None, hashes: bool
+) -> tuple[Found, Resumption | None]:
     folder = Path(config.output_dir).resolve()
+    if allow and not resume:
+        raise UserError(f"--allow-change {allow[0]}: nothing is resumed; leave it out, or add --resume")
+    if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
+        raise UserError(f"no checkpoint in {resume}: {foreign}")
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
     ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
     if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
-    return found
+    if found.folder is None:
+        return found, None
+    return found, examine(found.folder, config, folder, allow, world_size)
+
+
+def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> None:
+    """Write down that the run goes on: its configuration and environment now, and a line of ``resumes.jsonl``.
+
+    Call it on every rank, when nothing can refuse the resume any more.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(config.output_dir).resolve()
+
+    def write() -> None:
+        record(folder, config, comm.world_size)
+        changed = {c.key: [c.before, c.now] for c in start.changes}
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": start.step,
+            "checkpoint": str(start.folder),
+            "fork": start.fork,
+            "world_size": comm.world_size,
+            "engine": config.engine.name,
+            "changed": changed,
+            "allowed": [c.key for c in start.of_mathematics],
+            "versions": json.loads((folder / "environment.json").read_text())["versions"],
+        }
+        try:
+            history.append(folder, line)
+        except OSError as error:
+            raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+
+    _on_first_rank(comm, write)
+
+
+def abandon(config: RunConfig, start: Resumption | None, comm: Collectives) -> None:
+    """Undo what :func:`open_run` wrote, for a start that was refused before its first step."""
+    if comm.rank == 0 and (start is None or start.fork):
+        withdraw(Path(config.output_dir).resolve())

@@ -20,6 +20,7 @@ from igascale.config import RunConfig
 from igascale.engine import Engine
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
+from igascale.resuming.sources import fingerprint_model
 
 
 class Teller(Protocol):
@@ -62,6 +63,7 @@ class Saver:
         self.teller, self.counters, self.section = teller, counters, config.checkpoint
         self.main, self.folder = engine.comm.rank == 0, find_run_folder(config)
         self.root = self.folder / "checkpoints"
+        self._model = fingerprint_model(config.model.path) if self.main else None
         self._writer, self._since = BackgroundWriter(), time.monotonic()
         self._fatal = self._unsaved = ""  # on rank 0: why to stop at once; why the newest checkpoint is missing
         self._validated: tuple[int, float] | None = None
@@ -226,5 +228,6 @@ class Saver:
             data=self.data.train.sha256,
             counters=dict(self.counters),
             world_size=comm.world_size,
+            model=self._model,
             validation_loss=loss if self._validated == (step, loss) and math.isfinite(loss) else None,
         )

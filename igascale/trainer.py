@@ -8,13 +8,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from igascale import runfolder
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
 from igascale.attention import model_inputs, start_attention
 from igascale.capture import SETS, GradientCapture
@@ -28,7 +28,8 @@ from igascale.loss import domain_token_losses
 from igascale.loss_record import auxiliary_sums
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
-from igascale.resuming import restore
+from igascale.resuming.restore import restore, rng_seed
+from igascale.resuming.start import ROWS, TOTAL_STEPS, Resumption
 from igascale.saving import Saver
 from igascale.schedule import learning_rate
 from igascale.step import StepReport, adapter_costs, take_step
@@ -65,33 +66,32 @@ class Trainer:
         engine.distribute(adapter_costs(hook, engine.adapters, len(self.domains)))
         self.step = 0
         self.counters: dict[str, Any] = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
+        self.counters[TOTAL_STEPS] = data.total_steps
         self._stop_signal = 0
         self._pad = student.tokenizer.pad_token_id
         self._attention = start_attention(student.model, data.train.groups, config.train.packing)
 
-    def train(self, checkpoint: Path | None = None, stop_after: int | None = None) -> None:
+    def train(self, start: Resumption | None = None, stop_after: int | None = None) -> None:
         """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
 
         Args:
-            checkpoint: what :func:`igascale.runfolder.open_run` returned.
+            start: what :func:`igascale.runfolder.open_run` returned.
             stop_after: take so many steps, write a checkpoint and return.
 
         Raises:
-            UserError: the training data is not that of the checkpoint, too many steps in a row were not finite, or the
+            UserError: the checkpoint does not fit (:func:`igascale.resuming.restore.restore`), too many steps in a row were not finite, or the
                 run folder cannot be written.
             Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
         """
-        torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
-        if checkpoint:
-            self.step, counters = restore(checkpoint, self.config, self.data, self.engine, self.hook)
-            self.counters |= counters
+        torch.manual_seed(rng_seed(self.config.seed, self.engine.comm.rank))
+        notices = self._resume(start) if start else []
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
         logging = self.config.logging
         self.log = RunLog(
             self.folder if self.main else None,
             logging.every,
             logging.tensorboard,
-            self.step if checkpoint else None,
+            self.step if start else None,
         )
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         capture = self.new_capture()
@@ -106,8 +106,10 @@ class Trainer:
                 self.saver = Saver(
                     self.config, self.data, self.student, self.hook, self.engine, self.reporter, self.counters
                 )
-                if checkpoint:
-                    self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
+                for line in notices:
+                    self.reporter.say(line)
+                for warning in start.warnings() if start else ():
+                    self.reporter.warn(warning)
                 try:
                     self._loop(capture, last)
                 finally:
@@ -116,6 +118,18 @@ class Trainer:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             self.log.close()
+
+    def _resume(self, start: Resumption) -> list[str]:
+        """Go back to where the checkpoint was; what the user is told."""
+        try:
+            restored = restore(start, self.config, self.data, self.engine, self.hook)
+        except UserError:
+            runfolder.abandon(self.config, start, self.engine.comm)
+            raise
+        self.step = restored.step
+        self.counters |= restored.counters | {TOTAL_STEPS: self.data.total_steps, ROWS: restored.rows}
+        runfolder.record_resume(self.config, start, self.engine.comm)
+        return [f"resumed at step {self.step}/{self.data.total_steps}", *start.notices(), *restored.notices]
 
     def new_capture(self) -> GradientCapture:
         """What gathers the gradients of this run's steps."""
@@ -179,7 +193,7 @@ class Trainer:
         comm, reduction = self.engine.comm, self.config.train.loss_reduction
         groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
         examples = [e for g in groups for e in self.data.train.groups[g]]
-        size = micro_batch_size(self.config, len(groups), self.data.train.width)
+        size = self._rows(len(groups))
         chunks = micro_batches(examples, size)
         sets = {
             name: self.engine.new_sums(len(self.domains), self.config.engine.reduce_bucket_mb)
@@ -216,6 +230,10 @@ class Trainer:
             counts=(tokens, float(self._stop_signal > 0), *flags),
         )
         return report, int(report.counts[0])
+
+    def _rows(self, num_groups: int) -> int:
+        """Instances per forward pass on a rank with so many groups of the step."""
+        return self.counters.get(ROWS) or micro_batch_size(self.config, num_groups, self.data.train.width)
 
     def _forward_backward(
         self,
@@ -256,6 +274,7 @@ class Trainer:
     def _validate(self) -> bool:
         """Losses on the held-out files; whether the in-domain one asks for a checkpoint."""
         record: dict[str, dict[str, float]] = {}
+        comm = self.engine.comm
         for name, split in (("id", self.data.validation), ("ood", self.data.ood)):
             if split is None:
                 continue
@@ -263,11 +282,7 @@ class Trainer:
                 self.engine,
                 split,
                 max_groups=self.config.eval.max_groups,
-                micro_batch_size=micro_batch_size(
-                    self.config,
-                    math.ceil(self.config.groups_per_step / self.engine.comm.world_size),
-                    self.data.train.width,
-                ),
+                micro_batch_size=self._rows(math.ceil(self.config.groups_per_step / comm.world_size)),
                 pad_token_id=self._pad,
             )
             record[name] = losses

@@ -37,6 +37,7 @@ class Checkpoint:
         counters: numbers that the trainer carries along.
         world_size: number of ranks that wrote it.
         validation_loss: mean over the training domains, nats per token, where they were validated after this very step.
+        model: what the base model's folder holds, from :func:`igascale.resuming.sources.fingerprint_model`.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Checkpoint:
     counters: dict[str, Any] = field(default_factory=dict)
     world_size: int = 1
     validation_loss: float | None = None
+    model: dict[str, str] | None = None
 
 
 def snapshot(checkpoint: Checkpoint) -> Files:
@@ -65,6 +67,7 @@ def snapshot(checkpoint: Checkpoint) -> Files:
         "hook": _take_tensors(checkpoint.hook, "", hook_tensors),
         "counters": checkpoint.counters,
         "data": checkpoint.data,
+        "model": checkpoint.model,
         "config": checkpoint.config,
     }
     files: Files = {
@@ -128,6 +131,7 @@ def load(folder: Path) -> Checkpoint:
         counters=state["counters"],
         world_size=state["world_size"],
         validation_loss=state["validation_loss"],
+        model=state.get("model"),
     )
 
 

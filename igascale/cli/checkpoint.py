@@ -1,4 +1,4 @@
-"""``igascale checkpoint ls|verify|show``."""
+"""``igascale checkpoint ls|verify|show|import``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from igascale.cli import checkpoint_import
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 @click.group("checkpoint")
 def command() -> None:
-    """Look at checkpoints: list a run's, verify every file, show what one holds. Nothing is changed."""
+    """Look at checkpoints: list a run's, verify every file, show what one holds; or bring one in from DeepSpeed."""
+
+
+command.add_command(checkpoint_import.command)
 
 
 @command.command("ls")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from igascale.errors import UserError
+
+if TYPE_CHECKING:
+    from igascale.resuming.start import Resumption
 
 
 @click.command("launch")
@@ -18,6 +22,7 @@ from igascale.errors import UserError
 @click.option("-n", "--num-processes", type=click.IntRange(min=1), help="Ranks on this node [default: one per GPU].")
 @click.option("--master-port", type=click.IntRange(1, 65535), help="Where the ranks meet [default: a free port].")
 @click.option("--resume", metavar="auto|PATH", help="As in `igascale train`.")
+@click.option("--allow-change", multiple=True, metavar="KEY", help="As in `igascale train`.")
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="As in `igascale train`.")
 @click.option("--dry-run", is_flag=True, help="Print the command and start nothing.")
 def command(
@@ -28,6 +33,7 @@ def command(
     num_processes: int | None,
     master_port: int | None,
     resume: str | None,
+    allow_change: tuple[str, ...],
     stop_after: int | None,
     dry_run: bool,
 ) -> None:
@@ -57,18 +63,25 @@ def command(
     arguments += ["--method", method] if method else []
     arguments += ["--hook", hook] if hook else []
     arguments += ["--resume", resume] if resume else []
+    for key in allow_change:
+        arguments += ["--allow-change", key]
     arguments += ["--stop-after", str(stop_after)] if stop_after else []
     spec = base.LaunchSpec(num_processes, "igascale", tuple(arguments), master_port or base.free_port())
     argv = deepspeed.build_command(spec)
     if dry_run:
         click.echo(shlex.join(argv))
         return
-    preflight(run_config, num_processes, resume)
+    start = preflight(run_config, num_processes, resume, allow_change)
+    if start and start.finished:
+        click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
+        return
     sys.exit(base.run(argv, deepspeed.environment(spec)))
 
 
-def preflight(run_config: object, num_processes: int, resume: str | None) -> None:
-    """Check what every rank would otherwise find out together, after its start."""
+def preflight(
+    run_config: object, num_processes: int, resume: str | None, allow_change: tuple[str, ...] = ()
+) -> Resumption | None:
+    """Check what every rank would otherwise find out together, after its start; what the run would continue from."""
     from igascale import assemble, runfolder
     from igascale.config import RunConfig
     from igascale.engine.ds_config import load_ds_config
@@ -86,4 +99,4 @@ def preflight(run_config: object, num_processes: int, resume: str | None) -> Non
             f"--num-processes {num_processes}: more ranks than the {run_config.groups_per_step} groups of a step; a group is "
             "never split between ranks. Raise train.groups_per_batch or use fewer processes"
         )
-    runfolder.check_start(run_config, resume)
+    return runfolder.check_start(run_config, resume, allow_change, num_processes)

@@ -13,6 +13,9 @@ import click
 @click.option("--method", metavar="NAME", help="A row of the paper's tables, or a control: see `igascale methods`.")
 @click.option("--hook", metavar="NAME", help="Another gradient rule with its default options: see `igascale hooks`.")
 @click.option("--resume", metavar="auto|PATH", help="Continue: the latest checkpoint of this run, or a given one.")
+@click.option(
+    "--allow-change", multiple=True, metavar="KEY", help="A key or section that may differ from the checkpoint's."
+)
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="Take N steps, write a checkpoint, end.")
 def command(
     config: str,
@@ -20,6 +23,7 @@ def command(
     method: str | None,
     hook: str | None,
     resume: str | None,
+    allow_change: tuple[str, ...],
     stop_after: int | None,
 ) -> None:
     """Train in this process; under a launcher, as one of its ranks.
@@ -45,8 +49,13 @@ def command(
     rule = assemble.build_hook(run_config)
     device = assemble.start(run_config)
     comm = Collectives(device)
-    checkpoint = runfolder.open_run(run_config, resume, comm)
-    if resume and checkpoint is None and comm.rank == 0:
+    start = runfolder.open_run(run_config, resume, comm, allow_change)
+    if start and start.finished:
+        if comm.rank == 0:
+            click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
+        comm.close()
+        return
+    if resume and start is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
     try:
         student = assemble.build_student(run_config, device)
@@ -56,13 +65,12 @@ def command(
         engine = assemble.build_engine(run_config, student, rule, device)
         trainer = Trainer(run_config, data, student, rule, engine)
     except UserError:
-        if checkpoint is None and comm.rank == 0:
-            runfolder.withdraw(assemble.find_run_folder(run_config))
+        runfolder.abandon(run_config, start, comm)
         raise
     for warning in data.warnings if comm.rank == 0 else ():
         click.secho(f"warning: {warning}", fg="yellow")
     try:
-        trainer.train(checkpoint, stop_after)
+        trainer.train(start, stop_after)
     except Interrupted as interruption:
         engine.close()
         sys.exit(128 + interruption.signum)

@@ -71,7 +71,8 @@ def test_existing_run_folder_is_left_alone(base, tmp_path):
     done = igascale("train", str(base), f"output_dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert "already exists" in done.stderr
-    assert "--resume auto" in done.stderr
+    assert "neither a run nor a checkpoint" in done.stderr
+    assert "choose another output_dir" in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
