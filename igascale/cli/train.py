@@ -41,9 +41,13 @@ def command(
       igascale train run.yaml --method pcgrad engine.name=single output_dir=runs/pcgrad
     """
     from igascale.config import load_config
+    from igascale.launchers import environment, network, ranks
 
+    ranks.adopt(os.environ)
+    ranks.share_cores(os.environ)
+    network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
-    from igascale import assemble, runfolder
+    from igascale import assemble, logs, runfolder
     from igascale.engine import Collectives
     from igascale.errors import UserError
     from igascale.supervision import session
@@ -55,6 +59,7 @@ def command(
     rule = assemble.build_hook(run_config)
     device = assemble.start(run_config)
     comm = Collectives(device)
+    environment.discard()  # every rank has read it: they have met
     session.meet(lifeline, run_config.supervision, comm.gather_objects, os.environ)
     start = runfolder.open_run(run_config, resume, comm, allow_change)
     if start and start.finished:
@@ -68,6 +73,7 @@ def command(
         return
     if resume and start is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
+    lifeline.own_log = logs.redirect(comm.rank, comm.world_size, os.environ)
     lifeline.cleanup = lambda: runfolder.abandon(run_config, start, comm)
     try:
         lifeline.pulse("loading the model")
