@@ -8,7 +8,6 @@ What its sources (0.19.8) do that a caller has to know, and what is done about i
   done in :func:`_for_remote_shell`.
 - Variables are exported in pdsh's command line, for everyone to read. So a private file goes to every node ahead of it (``IGASCALE_ENV_FILE``), and
   DeepSpeed's own file of variables holds little more than its name.
-- pdsh calls ssh with ``-l`` and this user's name, over what the ssh config says: ``PDSH_SSH_ARGS`` without it.
 - On SIGTERM the pdsh runner ends processes on all nodes by a pattern of their command line, a neighbour's too: it is never sent one.
 - The Slurm and MPICH runners do not know ``--module``: they get the script ``start.py``. Open MPI and Slurm set no ``RANK``: see ``ranks.py``.
 - The runner's status is 0 where a signal killed its child, and with MPICH always: the status is not believed alone.
@@ -21,11 +20,12 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from igascale.errors import UserError
 from igascale.launchers.base import Command, Host, LaunchSpec, equal_slots
+from igascale.launchers.environment import is_secret
 
 #: ``--launcher`` -> the program it needs and the Debian package that has it.
 PROGRAMS = {
@@ -69,9 +69,9 @@ def build_command(spec: LaunchSpec) -> list[Command]:
         environment |= {"DS_ENV_FILE": spec.env_file} if spec.env_file else {}
         return [Command((*argv, "--module", spec.module, *quoted), environment, on_sigterm=False)]
     meeting = {"MASTER_ADDR": spec.master_addr, "MASTER_PORT": str(spec.master_port)}
-    environment = {**spec.forwarded, **spec.environment, **meeting}
+    environment = {**spec.environment, **meeting}
     if spec.launcher == "openmpi":
-        argv += (f"--launcher_args={_for_mpirun(spec, environment)}", "--module", spec.module)
+        argv += (f"--launcher_args={_for_mpirun(spec, {*spec.forwarded, *environment})}", "--module", spec.module)
     elif spec.launcher == "slurm":
         argv += ("--launcher_args=--kill-on-bad-exit=0", _START, spec.module)
     else:
@@ -171,19 +171,21 @@ def _for_remote_shell(argument: str) -> str:
 
 
 def _ssh_of_pdsh(spec: LaunchSpec) -> dict[str, str]:
-    words = [os.environ.get("PDSH_SSH_ARGS_APPEND", ""), "-o BatchMode=yes -o ConnectTimeout=10"]
+    words = [os.environ.get("PDSH_SSH_ARGS_APPEND", ""), "-o BatchMode=yes"]
     words += [f"-F {shlex.quote(spec.ssh_config)}"] if spec.ssh_config else []
     words += [f"-p {spec.ssh_port}"] if spec.ssh_port else []
-    return {"PDSH_SSH_ARGS": "-a -x %h", "PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
+    # What the runner would export in a command line though it is secret.
+    hidden = {name: "" for name in os.environ if name.startswith(_EXPORTED) and is_secret(name)}
+    return hidden | {"PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
 
 
-def _for_mpirun(spec: LaunchSpec, environment: dict[str, str]) -> str:
+def _for_mpirun(spec: LaunchSpec, names: Iterable[str]) -> str:
     """mpirun's own arguments: which variables go along (by name: values stay out of the command line), and no binding to cores."""
     arguments = ["--bind-to", "none"]
     if spec.interface:
         arguments += ["--mca", "btl_tcp_if_include", spec.interface, "--mca", "oob_tcp_if_include", spec.interface]
     ssh = (["-F", spec.ssh_config] if spec.ssh_config else []) + (["-p", str(spec.ssh_port)] if spec.ssh_port else [])
     arguments += ["--mca", "plm_rsh_args", " ".join(ssh)] if ssh else []
-    for name in sorted(environment):
+    for name in sorted(names):
         arguments += [] if name.startswith(_EXPORTED) else ["-x", name]
     return shlex.join(arguments)
