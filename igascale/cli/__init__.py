@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "igascale.cli.plan",
     "train": "igascale.cli.train",
     "launch": "igascale.cli.launch",
+    "doctor": "igascale.cli.doctor",
     "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
     "merge": "igascale.cli.merge",
