@@ -1,25 +1,27 @@
 """The run folder: what ran, with what, and what came out.
 
-``config.yaml`` (resolved) and ``environment.json`` are written first; ``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow;
+``config.yaml`` (resolved) and ``environment.json`` are written first; ``status.json`` says how the run is doing;
+``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow; each resume adds a line to ``resumes.jsonl``;
 ``checkpoints/`` is for resuming; ``adapter/`` is the result, a normal PEFT folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from igascale import checkpoint
+from igascale.boards import check_boards
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
+from igascale.files import write_atomically
+from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import check_same_mathematics
+from igascale.status import STATUS, RunStatus
+
+RESUMES = "resumes.jsonl"
 
 
 def check_absent(folder: Path) -> None:
@@ -38,64 +40,41 @@ def check_absent(folder: Path) -> None:
 def withdraw(folder: Path) -> None:
     """Undo :func:`record` for a start that was refused before its first step; anything more in the folder is left alone.
 
-    The alternative, to accept a folder that holds these two files, would let a second run start in the folder of one that is
+    The alternative, to accept a folder that holds these files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    ours = [folder / "config.yaml", folder / "environment.json"]
+    ours = [folder / "config.yaml", folder / ENVIRONMENT, folder / STATUS]
     if folder.is_dir() and sorted(folder.iterdir()) == sorted(ours):
         for path in ours:
             path.unlink()
         folder.rmdir()
 
 
-def record(folder: Path, config: RunConfig, world_size: int) -> None:
-    """Write the resolved configuration and the environment, before anything runs.
+def record(folder: Path, config: RunConfig, ranks: list[dict[str, Any]]) -> None:
+    """Write the resolved configuration and the environment, before anything runs, and that the run has started.
+
+    What the first start wrote is never overwritten; each later one is a line of ``resumes.jsonl``.
+
+    Args:
+        folder: the run folder.
+        config: the run.
+        ranks: every rank's :func:`igascale.record.rank_facts`.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    facts = json.dumps(environment(world_size), indent=1) + "\n"
+    facts = environment(config, ranks)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml())
-        (folder / "environment.json").write_text(facts)
+        if (folder / ENVIRONMENT).is_file():
+            with (folder / RESUMES).open("a") as history:
+                history.write(json.dumps({**facts, "config": config.model_dump(mode="json")}) + "\n")
+        else:
+            write_atomically(folder / "config.yaml", config.to_yaml())
+            write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
-
-
-def environment(world_size: int) -> dict[str, Any]:
-    """Versions, command and hardware of this process, for the record."""
-    import torch
-
-    packages = ("igascale", "torch", "deepspeed", "transformers", "peft", "safetensors", "tokenizers")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "world_size": world_size,
-    }
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, where igascale runs from one (an installed wheel may lie inside somebody else's)."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return None
-    return done.stdout.strip() or None
+    RunStatus(folder)
 
 
 def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path | None:
@@ -120,10 +99,11 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
             f"{comm.world_size} processes but only {config.groups_per_step} isomer groups per optimizer step; a group is "
             "never split between ranks: start fewer processes or raise train.groups_per_batch"
         )
+    ranks = comm.gather_objects(rank_facts(comm.rank))
     problem, found = "", None
     if comm.rank == 0:
         try:
-            found = _open(config, resume, comm.world_size)
+            found = _open(config, resume, ranks)
         except UserError as error:
             problem = str(error)
     problem, found = comm.gather_objects((problem, found))[0]
@@ -132,12 +112,12 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
     return found
 
 
-def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None:
+def _open(config: RunConfig, resume: str | None, ranks: list[dict[str, Any]]) -> Path | None:
     found = check_start(config, resume)
     if found is not None:
         checkpoint.verify(found)
         check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
-    record(Path(config.output_dir).resolve(), config, world_size)
+    record(Path(config.output_dir).resolve(), config, ranks)
     return found
 
 
@@ -148,11 +128,12 @@ def check_start(config: RunConfig, resume: str | None) -> Path | None:
         The checkpoint to continue from, if any.
 
     Raises:
-        UserError: the folder holds something that this run does not continue.
+        UserError: the folder holds something that this run does not continue, or a board's package is not installed.
     """
+    check_boards(config.logging)
     folder = Path(config.output_dir).resolve()
     found = checkpoint.find(folder, resume) if resume else None
-    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
+    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
     if not ours and (found is None or found.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
     return found

@@ -30,6 +30,7 @@ from igascale.progress import Reporter
 from igascale.resuming import restore
 from igascale.saving import Saver
 from igascale.schedule import learning_rate
+from igascale.status import RunStatus
 from igascale.step import StepReport, adapter_costs, take_step
 from igascale.validation import validation_losses
 
@@ -85,18 +86,16 @@ class Trainer:
             self.step, counters = restore(checkpoint, self.config, self.data, self.engine, self.hook)
             self.counters |= counters
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
-        logging = self.config.logging
-        self.log = RunLog(
-            self.folder if self.main else None,
-            logging.every,
-            logging.tensorboard,
-            self.step if checkpoint else None,
-        )
+        self.log = RunLog(self.folder if self.main else None, self.config, self.step if checkpoint else None)
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         capture = self.new_capture()
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
-            with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
+            with (
+                RunStatus(self.folder if self.main else None, self.data.total_steps, self.step) as self.status,
+                Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter,
+                capture,
+            ):
                 self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
@@ -139,6 +138,7 @@ class Trainer:
             recent.append(seconds)
             self.counters["tokens"] += tokens
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
+            self.status.beat(self.step)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
             self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else {})

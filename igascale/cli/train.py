@@ -37,7 +37,7 @@ def command(
     from igascale.config import load_config
 
     run_config = load_config(config, overrides, method, hook)
-    from igascale import assemble, runfolder
+    from igascale import assemble, record, runfolder, status
     from igascale.engine import Collectives
     from igascale.errors import UserError
     from igascale.trainer import Interrupted, Trainer
@@ -46,18 +46,23 @@ def command(
     device = assemble.start(run_config)
     comm = Collectives(device)
     checkpoint = runfolder.open_run(run_config, resume, comm)
+    folder = assemble.find_run_folder(run_config)
     if resume and checkpoint is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
     try:
         student = assemble.build_student(run_config, device)
+        if comm.rank == 0:
+            record.complete(folder, run_config.model.path)
         data = assemble.load_data(run_config, student.tokenizer)
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
         trainer = Trainer(run_config, data, student, rule, engine)
-    except UserError:
-        if checkpoint is None and comm.rank == 0:
-            runfolder.withdraw(assemble.find_run_folder(run_config))
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+            if isinstance(error, UserError) and checkpoint is None:
+                runfolder.withdraw(folder)
         raise
     for warning in data.warnings if comm.rank == 0 else ():
         click.secho(f"warning: {warning}", fg="yellow")
@@ -66,4 +71,8 @@ def command(
     except Interrupted as interruption:
         engine.close()
         sys.exit(128 + interruption.signum)
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+        raise
     engine.close()
