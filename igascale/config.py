@@ -188,6 +188,11 @@ class LoggingConfig(_Section):
 
     every: int = Field(1, ge=1)
     tensorboard: bool = False
+    wandb: bool = Field(
+        False, description="also send to Weights & Biases (docs/runs.md); WANDB_MODE=offline keeps it here"
+    )
+    wandb_project: str | None = Field(None, description="null: WANDB_PROJECT, else igascale")
+    wandb_name: str | None = Field(None, description="null: the run folder's name")
 
 
 class HookConfig(BaseModel):

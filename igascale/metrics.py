@@ -1,4 +1,4 @@
-"""The figures of a run, written as they come: JSON lines, and TensorBoard on request."""
+"""The figures of a run, written as they come: JSON lines, and boards on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from igascale.errors import UserError
+from igascale.boards import Board, open_boards
+from igascale.config import RunConfig
 from igascale.step import StepReport
 
 METRICS = "metrics.jsonl"
@@ -27,27 +28,19 @@ class RunLog:
 
     Args:
         folder: the run folder; ``None`` on ranks that write nothing.
-        every: steps between training records; a skipped step is always recorded.
-        tensorboard: also write TensorBoard events.
+        config: the run; its ``logging`` section decides how often and where to.
         resume_step: drop the records of later steps, which a resumed run will write again; ``None`` for a new run.
     """
 
-    def __init__(self, folder: Path | None, every: int, tensorboard: bool, resume_step: int | None):
-        self.every = every
+    def __init__(self, folder: Path | None, config: RunConfig, resume_step: int | None):
+        self.every = config.logging.every
         self._metrics = self._adapters = None
-        self._board: Any = None
+        self._boards: list[Board] = []
         if folder is None:
             return
         self._metrics = _JsonLines(folder / METRICS, resume_step)
         self._adapters = _JsonLines(folder / ADAPTER_METRICS, resume_step)
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise UserError("logging.tensorboard needs it installed: pip install 'igascale[tensorboard]'") from None
-            self._board = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
-            )
+        self._boards = open_boards(folder, config, resume_step)
 
     def train(self, step: int, report: StepReport, domains: tuple[str, ...], **figures: float) -> None:
         """Record an optimizer step; ``figures`` are lr, tokens, seconds, ..."""
@@ -83,15 +76,13 @@ class RunLog:
             self._scalars(step, {}, **{f"validation_{name}": values for name, values in losses.items()})
 
     def _scalars(self, step: int, scalars: Mapping[str, float], **groups: Mapping[str, float]) -> None:
-        if self._board is None:
-            return
         flat = dict(scalars) | {f"{g}/{k}": v for g, values in groups.items() for k, v in values.items()}
-        for name, value in flat.items():
-            self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.add(flat, step)
 
     def close(self) -> None:
         """Close the files."""
-        for log in (self._metrics, self._adapters, self._board):
+        for log in (self._metrics, self._adapters, *self._boards):
             if log is not None:
                 log.close()
 

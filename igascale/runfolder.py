@@ -1,32 +1,31 @@
 """The run folder: what ran, with what, and what came out.
 
-``config.yaml`` (resolved) and ``environment.json`` are written first; ``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow;
-``resumes.jsonl`` has a line for every time the run went on from a checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the
-result, a normal PEFT folder.
+``config.yaml`` (resolved) and ``environment.json`` are written first; ``status.json`` says how the run is doing;
+``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow; ``resumes.jsonl`` has a line for every time the run went on from a
+checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the result, a normal PEFT folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from igascale.boards import check_boards
 from igascale.checkpoints.find import Found, find
 from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
+from igascale.files import write_atomically
+from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import history
 from igascale.resuming.foreign import describe_foreign
 from igascale.resuming.start import Resumption, examine
+from igascale.status import STATUS, RunStatus
 
 _T = TypeVar("_T")
 
@@ -46,10 +45,10 @@ def check_absent(folder: Path) -> None:
 def withdraw(folder: Path) -> None:
     """Undo :func:`record` for a start that was refused before its first step; anything more in the folder is left alone.
 
-    The alternative, to accept a folder that holds these two files, would let a second run start in the folder of one that is
+    The alternative, to accept a folder that holds these files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    ours = [folder / "config.yaml", folder / "environment.json", *(folder / "logs").glob("rank-*.log")]
+    ours = [folder / "config.yaml", folder / ENVIRONMENT, folder / STATUS, *(folder / "logs").glob("rank-*.log")]
     if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
         for path in ours:
             path.unlink()
@@ -58,54 +57,24 @@ def withdraw(folder: Path) -> None:
         folder.rmdir()
 
 
-def record(folder: Path, config: RunConfig, world_size: int) -> None:
-    """Write the resolved configuration and the environment, before anything runs.
+def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Write the resolved configuration and the environment, before anything runs, and that the run has started.
+
+    Args:
+        folder: the run folder.
+        config: the run.
+        facts: :func:`igascale.record.environment` of this start.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    facts = json.dumps(environment(world_size), indent=1) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml())
-        (folder / "environment.json").write_text(facts)
+        write_atomically(folder / "config.yaml", config.to_yaml())
+        write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
-
-
-def environment(world_size: int) -> dict[str, Any]:
-    """Versions, command and hardware of this process, for the record."""
-    import torch
-
-    packages = ("igascale", "torch", "deepspeed", "transformers", "peft", "safetensors", "tokenizers")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "world_size": world_size,
-    }
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, where igascale runs from one (an installed wheel may lie inside somebody else's)."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return None
-    return done.stdout.strip() or None
+    RunStatus(folder)
 
 
 def open_run(config: RunConfig, resume: str | None, comm: Collectives, allow: Sequence[str] = ()) -> Resumption | None:
@@ -132,7 +101,8 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives, allow: Se
             f"{comm.world_size} processes but only {config.groups_per_step} isomer groups per optimizer step; a group is "
             "never split between ranks: start fewer processes or raise train.groups_per_batch"
         )
-    return _on_first_rank(comm, lambda: _open(config, resume, comm.world_size, allow))
+    ranks = comm.gather_objects(rank_facts(comm.rank))
+    return _on_first_rank(comm, lambda: _open(config, resume, ranks, allow))
 
 
 def _on_first_rank(comm: Collectives, act: Callable[[], _T]) -> _T:
@@ -149,11 +119,13 @@ def _on_first_rank(comm: Collectives, act: Callable[[], _T]) -> _T:
     return result  # type: ignore[return-value]
 
 
-def _open(config: RunConfig, resume: str | None, world_size: int, allow: Sequence[str]) -> Resumption | None:
+def _open(
+    config: RunConfig, resume: str | None, ranks: list[dict[str, Any]], allow: Sequence[str]
+) -> Resumption | None:
     folder = Path(config.output_dir).resolve()
-    found, start = _look(config, resume, allow, world_size, hashes=True)
+    found, start = _look(config, resume, allow, len(ranks), hashes=True)
     if start is None or start.fork:
-        record(folder, config, world_size)
+        record(folder, config, environment(config, ranks))
     elif resume == "auto" and not start.finished:
         try:
             checkpoint, told = settle(folder / "checkpoints", found)
@@ -175,8 +147,9 @@ def check_start(
         What to continue from, if anything.
 
     Raises:
-        UserError: the folder holds something that this run does not continue.
+        UserError: the folder holds something that this run does not continue, or a board's package is not installed.
     """
+    check_boards(config.logging)
     return _look(config, resume, allow, world_size, hashes=False)[1]
 
 
@@ -189,7 +162,7 @@ def _look(
     if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
         raise UserError(f"no checkpoint in {resume}: {foreign}")
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
-    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
+    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
     if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
     if found.folder is None:
@@ -198,33 +171,32 @@ def _look(
 
 
 def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> None:
-    """Write down that the run goes on: its configuration and environment now, and a line of ``resumes.jsonl``.
+    """Write down that the run goes on: its configuration now, and a line of ``resumes.jsonl`` with its environment.
 
-    Call it on every rank, when nothing can refuse the resume any more.
+    What the first start wrote of its environment stays. Call it on every rank, when nothing can refuse the resume any more.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(config.output_dir).resolve()
+    folder, ranks = Path(config.output_dir).resolve(), comm.gather_objects(rank_facts(comm.rank))
 
     def write() -> None:
-        record(folder, config, comm.world_size)
-        changed = {c.key: [c.before, c.now] for c in start.changes}
+        facts = environment(config, ranks)
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": facts["started"],
             "step": start.step,
             "checkpoint": str(start.folder),
             "fork": start.fork,
-            "world_size": comm.world_size,
             "engine": config.engine.name,
-            "changed": changed,
+            "changed": {c.key: [c.before, c.now] for c in start.changes},
             "allowed": [c.key for c in start.of_mathematics],
-            "versions": json.loads((folder / "environment.json").read_text())["versions"],
         }
         try:
-            history.append(folder, line)
+            write_atomically(folder / "config.yaml", config.to_yaml())
+            history.append(folder, line | facts)
         except OSError as error:
             raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+        RunStatus(folder)
 
     _on_first_rank(comm, write)
 

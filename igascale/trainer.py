@@ -32,6 +32,7 @@ from igascale.resuming.restore import restore, rng_seed
 from igascale.resuming.start import ROWS, TOTAL_STEPS, Resumption
 from igascale.saving import Saver
 from igascale.schedule import learning_rate
+from igascale.status import RunStatus
 from igascale.step import StepReport, adapter_costs, take_step
 from igascale.supervision import Lifeline
 from igascale.supervision.lifeline import elected, vote
@@ -99,14 +100,14 @@ class Trainer:
         torch.manual_seed(rng_seed(self.config.seed, self.engine.comm.rank))
         notices = self._resume(start) if start else []
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
-        config, logging = self.config, self.config.logging
-        resumed = self.step if start else None
-        self.log = RunLog(self.folder if self.main else None, logging.every, logging.tensorboard, resumed)
+        config = self.config
+        self.log = RunLog(self.folder if self.main else None, config, self.step if start else None)
         capture = self.new_capture()
-        title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
+        title = f"{config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             reporter = Reporter(self.main, self.data.total_steps, self.step, title, self.lifeline.say)
-            with reporter as self.reporter, capture:
+            status = RunStatus(self.folder if self.main else None, self.data.total_steps, self.step)
+            with status as self.status, reporter as self.reporter, capture:
                 self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
@@ -177,6 +178,7 @@ class Trainer:
             recent.append(seconds)
             self.counters["tokens"] += tokens
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
+            self.status.beat(self.step)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
             self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else {})

@@ -47,7 +47,7 @@ def command(
     ranks.share_cores(os.environ)
     network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
-    from igascale import assemble, logs, runfolder
+    from igascale import assemble, logs, record, runfolder, status
     from igascale.engine import Collectives
     from igascale.errors import UserError
     from igascale.supervision import session
@@ -62,12 +62,12 @@ def command(
     environment.discard()  # every rank has read it: they have met
     session.meet(lifeline, run_config.supervision, comm.gather_objects, os.environ)
     start = runfolder.open_run(run_config, resume, comm, allow_change)
+    folder = assemble.find_run_folder(run_config)
     if start and start.finished:
         if comm.rank == 0:
-            click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
-            lifeline.say(
-                f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed"
-            )
+            told = f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed"
+            click.echo(told)
+            lifeline.say(told)
         comm.close()
         lifeline.goodbye()
         return
@@ -78,14 +78,19 @@ def command(
     try:
         lifeline.pulse("loading the model")
         student = assemble.build_student(run_config, device)
+        if comm.rank == 0:
+            record.complete(folder, run_config.model.path)
         lifeline.pulse("preparing")
         data = assemble.load_data(run_config, student.tokenizer)
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
         trainer = Trainer(run_config, data, student, rule, engine, lifeline)
-    except UserError:
-        lifeline.cleanup()
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+        if isinstance(error, UserError):
+            lifeline.cleanup()
         raise
     lifeline.cleanup = do_nothing
     for warning in data.warnings if comm.rank == 0 else ():
@@ -97,5 +102,9 @@ def command(
         engine.close()
         lifeline.goodbye(128 + interruption.signum)
         sys.exit(128 + interruption.signum)
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+        raise
     engine.close()
     lifeline.goodbye()

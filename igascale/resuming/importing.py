@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from igascale import assemble, runfolder
+from igascale import assemble, runfolder, status
 from igascale.config import EngineConfig, RunConfig
-from igascale.engine import Collectives
 from igascale.engine.base import factor_parameters
 from igascale.errors import UserError
+from igascale.record import environment, rank_facts
 from igascale.resuming.start import IMPORTED, TOTAL_STEPS
 from igascale.resuming.universal import read_universal
 from igascale.saving import Saver
@@ -66,7 +66,7 @@ def import_universal(
     engine = assemble.build_engine(alone, student, hook, device)
     engine.set_state(master)
     counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
-    runfolder.record(folder, config, Collectives(device).world_size)
+    runfolder.record(folder, config, environment(config, [rank_facts(0)]))
     saver = Saver(
         config,
         data,
@@ -78,4 +78,5 @@ def import_universal(
     )
     saver.save(step, last=True)
     saver.conclude(step, result=False)
+    status.conclude(folder, status.INTERRUPTED, "imported, not trained yet", 0)
     return step
