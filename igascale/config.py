@@ -149,8 +149,38 @@ class EvalConfig(_Section):
 class CheckpointConfig(_Section):
     """Resumable checkpoints, adapter and optimizer only."""
 
-    every: int | None = Field(200, ge=1, description="optimizer steps between checkpoints; null: only at the end")
-    keep: int = Field(2, ge=1, description="how many to keep")
+    every: int | None = Field(200, ge=1, description="optimizer steps between checkpoints; null: none by steps")
+    minutes: float | None = Field(None, gt=0, description="also one when so much time has passed since the last")
+    keep: int = Field(2, ge=1, description="how many to keep, the newest")
+    keep_best: bool = Field(
+        False, description="also write and keep the one with the lowest mean loss on data.validation (never data.ood)"
+    )
+    asynchronous: bool = Field(
+        False, description="training waits for the copy to host memory only; a thread writes (needs room for the copy)"
+    )
+    on_error: Literal["stop", "continue"] = Field(
+        "stop", description="when one cannot be written; continue: warn, and try again at the next"
+    )
+
+
+class SupervisionConfig(_Section):
+    """How soon a run that is stuck ends, with one message (docs/failures.md). Seconds are real ones, not the clock's."""
+
+    heartbeat_timeout: float = Field(
+        60, ge=5, description="seconds without a sign of life of a rank, or of the launcher, after which it is lost"
+    )
+    hang_timeout: float | None = Field(
+        1800,
+        ge=5,
+        description="seconds in which no rank gets to another micro-batch or phase after which the one behind is at fault; "
+        "longer than your longest micro-batch, hook call or checkpoint; null: never",
+    )
+    start_timeout: float = Field(600, ge=10, description="seconds for all ranks to arrive and find each other")
+    check_replicas_every: int | None = Field(
+        100,
+        ge=1,
+        description="steps between comparisons of the ranks' adapters, bit by bit; also before every checkpoint; null: never",
+    )
 
 
 class LoggingConfig(_Section):
@@ -192,6 +222,7 @@ class RunConfig(_Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
     _method: str | None = PrivateAttr(None)  # whose overlay was applied; told in to_yaml, part of nothing else
 
     @model_validator(mode="after")
@@ -205,6 +236,10 @@ class RunConfig(_Section):
             )
         if data.augment is not None and data.pool != "seeds":
             raise ValueError(f"data.augment needs data.pool: seeds, not {data.pool}")
+        if self.checkpoint.keep_best and data.validation is None:
+            raise ValueError(
+                "checkpoint.keep_best needs data.validation: the best is the one with the lowest loss there"
+            )
         if lora.full_rank:
             for key, value, remedy in (
                 ("dropout", lora.dropout, 0),

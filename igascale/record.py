@@ -15,7 +15,9 @@ from typing import Any
 
 from igascale.config import RunConfig
 from igascale.files import write_atomically
-from igascale.provenance import file_digest, git_state, model_fingerprint
+from igascale.launchers.environment import redact, secret_values
+from igascale.provenance import file_digest, git_state
+from igascale.resuming.sources import fingerprint_model
 from igascale.status import now
 
 ENVIRONMENT = "environment.json"
@@ -33,7 +35,6 @@ RELEVANT = (
     "triton",
     "torchjd",
 )
-_SECRET_NAME = r"[\w.-]*(?:key|token|secret|passw)[\w.-]*"
 
 
 def rank_facts(rank: int) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def environment(config: RunConfig, ranks: list[dict[str, Any]]) -> dict[str, Any
     source, project = git_state(Path(__file__).parents[1], root=True), git_state(Path.cwd())
     return {
         "started": now(),
-        "command": [redact(argument) for argument in sys.argv],
+        "command": [redact(argument, secret_values(os.environ)) for argument in sys.argv],
         "working_directory": str(Path.cwd()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "seed": config.seed,
@@ -79,8 +80,8 @@ def environment(config: RunConfig, ranks: list[dict[str, Any]]) -> dict[str, Any
         "versions": {name: _version(name) for name in RELEVANT},
         "git": source,
         "project_git": None if project and source and project["root"] == source["root"] else project,
-        "model": model_fingerprint(config.model.path),
-        "init_from": model_fingerprint(config.lora.init_from) if config.lora.init_from else None,
+        "model": _model(config.model.path),
+        "init_from": _model(config.lora.init_from) if config.lora.init_from else None,
         "data": {name: file_digest(Path(path)) for name, path in data.items() if path},
         "hook": _hook_source(config.hook.name),
         "packages": {d.name: d.version for d in sorted(metadata.distributions(), key=lambda d: d.name.lower())},
@@ -90,23 +91,15 @@ def environment(config: RunConfig, ranks: list[dict[str, Any]]) -> dict[str, Any
 def complete(folder: Path, model: str) -> None:
     """Add the fingerprint of a model that came from the Hub only after the start was recorded."""
     path = folder / ENVIRONMENT
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads(path.read_text())
-        if "problem" in facts.get("model", {}):
-            facts["model"] = model_fingerprint(model)
+        if facts["model"]["files"] is None:
+            facts["model"] = _model(model)
             write_atomically(path, json.dumps(facts, indent=1) + "\n")
 
 
-def redact(argument: str) -> str:
-    """An argument without what is named like a secret, looks like one, or is a password in an address.
-
-    Example:
-        >>> redact("hook.api_key=abc"), redact("model.path=https://me:pw@host/x"), redact("optimizer.lr=1e-4")
-        ('hook.api_key=<redacted>', 'model.path=https://me:<redacted>@host/x', 'optimizer.lr=1e-4')
-    """
-    argument = re.sub(rf"(?is)({_SECRET_NAME}['\"]?\s*[=:]\s*)\S.*", r"\1<redacted>", argument)
-    argument = re.sub(r"(://[^/@\s:]*:)[^/@\s]+@", r"\1<redacted>@", argument)
-    return re.sub(r"\b(hf_|sk-)\w{8,}", r"\1<redacted>", argument)
+def _model(path: str) -> dict[str, Any]:
+    return {"path": path, "files": fingerprint_model(path)}
 
 
 def _version(name: str) -> str | None:
