@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from igascale.errors import UserError
 from igascale.files import write_atomically
 
 STATUS = "status.json"
@@ -98,8 +99,9 @@ def outcome(error: BaseException) -> tuple[str, str, int]:
         return INTERRUPTED, f"stopped by {signal.Signals(signum).name}", 128 + signum
     if isinstance(error, KeyboardInterrupt):
         return FAILED, "stopped by SIGINT before a checkpoint could be written", 130
-    named = str(error) if type(error).__name__ in ("UserError", "RunLost") else f"{type(error).__name__}: {error}"
-    return FAILED, named, int(getattr(error, "exit_code", 1))
+    if isinstance(error, UserError):
+        return FAILED, str(error), int(getattr(error, "exit_code", 2))
+    return FAILED, f"{type(error).__name__}: {error}", 1
 
 
 def conclude(folder: Path, state: str, message: str, exit_code: int) -> None:

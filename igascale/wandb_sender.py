@@ -11,6 +11,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, TextIO
 
 GAVE_UP = 3  # exit status: told the user that not everything was sent
@@ -29,7 +30,8 @@ def main() -> None:
     try:
         _send(lines, words)
     except Exception as error:
-        print(f"{_told(error)}: nothing more is sent; metrics.jsonl has everything", file=words)
+        with suppress(OSError):
+            print(f"{_told(error)}: nothing more is sent; metrics.jsonl has everything", file=words)
     os._exit(0)  # nothing that wandb registered for the end of its process may hold it up
 
 
@@ -76,9 +78,11 @@ def _told(error: Exception) -> str:
 
 
 def _give_up(words: TextIO, grace: float) -> None:
-    print(
-        f"not everything was sent within {grace:.0f} s; `wandb sync` on its folder in wandb/ sends the rest", file=words
-    )
+    with suppress(OSError):  # nobody listens any more: the run was killed
+        print(
+            f"not everything was sent within {grace:.0f} s; `wandb sync` on its folder in wandb/ sends the rest",
+            file=words,
+        )
     os._exit(GAVE_UP)
 
 
