@@ -39,10 +39,12 @@ def command(
     from igascale.config import load_config
 
     run_config = load_config(config, overrides, method, hook)
+    from igascale.supervision import session
+
+    session.exit_on_signals()
     from igascale import assemble, runfolder
     from igascale.engine import Collectives
     from igascale.errors import UserError
-    from igascale.supervision import session
     from igascale.supervision.lifeline import do_nothing
     from igascale.trainer import Interrupted, Trainer
 
