@@ -18,7 +18,9 @@ from igascale.errors import UserError
 from igascale.launchers.base import Command
 
 #: DeepSpeed's own account of what it starts, and that a CPU is one; by pdsh it cannot be asked to keep quiet.
-_NOISE = re.compile(r"^(\S+: )?\[[-0-9 :,]+\] (\[INFO\] \[(launch|runner|multinode_runner)|\[\w+\] \[real_accelerator)\.py")
+_NOISE = re.compile(
+    r"^(\S+: )?\[[-0-9 :,]+\] (\[INFO\] \[(launch|runner|multinode_runner)|\[\w+\] \[real_accelerator)\.py"
+)
 
 
 class Children:
