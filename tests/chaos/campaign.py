@@ -41,12 +41,13 @@ def main() -> int:
     _isolate()
     base = Path(tempfile.mkdtemp(prefix="igascale-chaos-", dir=arguments.work))
     reasons = unavailable(arguments.one_host)
-    for kinds, reason in reasons.items():
-        print(f"left out: {kinds}: {reason}")
-    rig = Rig(base, two_hosts=not arguments.one_host and not chaos_rig.why_no_two_hosts())
+    for kind, reason in reasons.items():
+        print(f"left out: {kind}: {reason}")
+    kinds = [kind for kind in KINDS if kind not in reasons]
+    rig = Rig(base, two_hosts=any(map(needs_two_hosts, kinds)))
     try:
         traces = undisturbed(rig)
-        scenarios = [s for s in draw(arguments.seed, arguments.runs, rig.hosts is not None, traces) if possible(s, rig)]
+        scenarios = draw(arguments.seed, arguments.runs, traces, kinds)
         if arguments.only is not None:
             scenarios = [s for s in scenarios if s.number in arguments.only]
         started, shared_memory = time.monotonic(), _shared_memory()
@@ -58,7 +59,8 @@ def main() -> int:
         rig.close()
     print(_table(record))
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(record, indent=1) + "\n")
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     failed = [r for r in results if r["problems"]]
     for result in failed:
         print(f"\nrun {result['number']} failed; kept in {base / _name(result['number'])}; again: {result['replay']}")
@@ -72,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", metavar="FILE.json")
+    parser.add_argument("--out", metavar="FILE.json", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; those on two hosts go one by one")
     parser.add_argument("--only", type=int, action="append", metavar="N", help="only this run of the campaign")
     parser.add_argument("--one-host", action="store_true", help="no runs on two hosts")
@@ -98,18 +100,9 @@ def _isolate() -> None:
 def unavailable(one_host: bool) -> dict[str, str]:
     """Kinds of runs that this machine cannot make, with the reason."""
     two_hosts = "asked for" if one_host else chaos_rig.why_no_two_hosts()
-    reasons = {
-        "runs on two hosts": two_hosts,
-        "clock jump": chaos_rig.why_no_clock(),
-        "disk full": chaos_rig.why_no_small_disk(),
-    }
-    return {kinds: reason for kinds, reason in reasons.items() if reason}
-
-
-def possible(scenario: Scenario, rig: Rig) -> bool:
-    """Whether this machine can make this run."""
-    reasons = unavailable(rig.hosts is None)
-    return scenario.kind not in reasons
+    reasons = {kind: two_hosts for kind in KINDS if needs_two_hosts(kind)}
+    reasons |= {"clock jump": chaos_rig.why_no_clock(), "disk full": chaos_rig.why_no_small_disk()}
+    return {kind: reason for kind, reason in reasons.items() if reason}
 
 
 def undisturbed(rig: Rig) -> dict[str, list[list[str]]]:

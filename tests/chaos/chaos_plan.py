@@ -106,9 +106,9 @@ def inside_checkpoint(operation: Sequence[str]) -> bool:
     return any(name.split("/")[0] == "checkpoints" for name in operation[1:])
 
 
-def quotas(runs: int, two_hosts: bool) -> dict[str, int]:
-    """Runs of each kind: in proportion to :data:`KINDS`, one of each where there are enough."""
-    shares = {kind: share for kind, share in KINDS.items() if two_hosts or not needs_two_hosts(kind)}
+def quotas(runs: int, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, int]:
+    """Runs of each of the ``kinds``: in proportion to :data:`KINDS`, one of each where there are enough."""
+    shares = {kind: KINDS[kind] for kind in kinds}
     if runs < len(shares):
         return dict.fromkeys(list(shares)[:runs], 1)
     counts = {kind: max(1, share * runs // sum(shares.values())) for kind, share in shares.items()}
@@ -123,19 +123,21 @@ def needs_two_hosts(kind: str) -> bool:
     return kind.startswith("two hosts: ")
 
 
-def draw(seed: int, runs: int, two_hosts: bool, traces: Mapping[str, list[list[str]]]) -> list[Scenario]:
+def draw(
+    seed: int, runs: int, traces: Mapping[str, list[list[str]]], kinds: Sequence[str] = tuple(KINDS)
+) -> list[Scenario]:
     """The scenarios of a campaign.
 
     Args:
         seed: of all that is drawn.
         runs: how many.
-        two_hosts: whether two hosts can be had here.
         traces: ``sync`` and ``async`` -> what rank 0 did to the run folder in an undisturbed run.
+        kinds: those that this machine can make.
     """
-    kinds = [kind for kind, count in quotas(runs, two_hosts).items() for _ in range(count)]
-    Random(f"order {seed}").shuffle(kinds)
+    each = [kind for kind, count in quotas(runs, kinds).items() for _ in range(count)]
+    Random(f"order {seed}").shuffle(each)
     stages = _Stages(seed, traces)
-    return [_scenario(number, kind, Random(f"run {seed} {number}"), stages) for number, kind in enumerate(kinds)]
+    return [_scenario(number, kind, Random(f"run {seed} {number}"), stages) for number, kind in enumerate(each)]
 
 
 def _scenario(number: int, kind: str, random: Random, stages: _Stages) -> Scenario:

@@ -31,19 +31,20 @@ def trace(saves: int) -> list[list[str]]:
 
 def test_a_hundred_runs_are_reproducible_and_cover_what_they_must():
     traces = {"sync": trace(6), "async": trace(6)}
-    first, again = (plan.draw(0, 100, True, traces) for _ in range(2))
-    assert first == again != plan.draw(1, 100, True, traces)
+    first, again = (plan.draw(0, 100, traces) for _ in range(2))
+    assert first == again != plan.draw(1, 100, traces)
     assert [s.number for s in first] == list(range(100))
     assert sum(s.two_hosts for s in first) >= 20
     assert {s.kind for s in first} == set(plan.KINDS)
     met = {f.moment.label for s in first for f in s.faults if f.moment.at == "operation"}
     assert {plan.stage(o) for o in trace(6) if plan.inside_checkpoint(o)} <= met
-    assert all(not s.two_hosts for s in plan.draw(0, 40, False, traces))
+    alone = [kind for kind in plan.KINDS if not plan.needs_two_hosts(kind)]
+    assert {s.kind for s in plan.draw(0, 40, traces, alone)} == set(alone)
 
 
 @pytest.mark.parametrize("runs", [1, 10, 14, 37, 100, 250])
 def test_quotas_add_up(runs):
-    assert sum(plan.quotas(runs, True).values()) == sum(plan.quotas(runs, False).values()) == runs
+    assert sum(plan.quotas(runs).values()) == sum(plan.quotas(runs, list(plan.KINDS)[:5]).values()) == runs
 
 
 @pytest.fixture
