@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from igascale import checkpoint as checkpoints
 from igascale.assemble import Data
+from igascale.checkpoints.content import check_fits, load
+from igascale.checkpoints.rng import set_rng_states
 from igascale.config import RunConfig
 from igascale.engine import Engine
+from igascale.engine.base import factor_parameters
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 
@@ -56,10 +58,10 @@ def restore(
         The steps taken, and the trainer's counters.
 
     Raises:
-        UserError: a file is damaged, the training data is another file, or dropout and another number of ranks would make
+        UserError: a file is damaged or of another model, the training data is another file, or dropout and another number of ranks would make
             it another run.
     """
-    saved = checkpoints.load(folder)
+    saved = load(folder)
     if saved.data != data.train.sha256:
         raise UserError(
             f"{data.train.source} is not the file that the checkpoint was trained on (its SHA-256 differs); bring "
@@ -70,8 +72,9 @@ def restore(
             f"the checkpoint was written by {saved.world_size} ranks, this run has {engine.comm.world_size}: with "
             "lora.dropout > 0 it would not continue the same run; use the same number, or lora.dropout: 0"
         )
+    check_fits(folder, saved.master, {name: p.shape for name, p in factor_parameters(engine.adapters).items()})
     engine.set_state(saved.master)
     hook.load_state_dict(saved.hook)
     prefix = f"rank{engine.comm.rank}."
-    checkpoints.set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
+    set_rng_states({k.removeprefix(prefix): v for k, v in saved.rng.items() if k.startswith(prefix)})
     return saved.step, saved.counters

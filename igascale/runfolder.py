@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from igascale import checkpoint
+from igascale.checkpoints.find import Found, find
+from igascale.checkpoints.manifest import STATE, read_manifest, read_state
+from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
@@ -105,7 +107,7 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
 
     Args:
         config: the run.
-        resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoint.find`.
+        resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoints.find.find`.
         comm: the ranks.
 
     Returns:
@@ -133,16 +135,24 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
 
 
 def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None:
-    found = check_start(config, resume)
-    if found is not None:
-        checkpoint.verify(found)
-        check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
-    record(Path(config.output_dir).resolve(), config, world_size)
-    return found
+    found, folder = _look(config, resume, hashes=True), Path(config.output_dir).resolve()
+    checkpoint = found.folder
+    if checkpoint is not None:
+        state = read_state(checkpoint / STATE, read_manifest(checkpoint).step)
+        check_same_mathematics(state["config"], config.model_dump(mode="json"))
+        if resume == "auto":
+            try:
+                checkpoint, told = settle(folder / "checkpoints", found)
+            except OSError as error:
+                raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+            for line in told:
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+    record(folder, config, world_size)
+    return checkpoint
 
 
 def check_start(config: RunConfig, resume: str | None) -> Path | None:
-    """Whether the run folder may be used, without writing to it.
+    """Whether the run folder may be used, without writing to it; the files of a checkpoint are not read in full.
 
     Returns:
         The checkpoint to continue from, if any.
@@ -150,9 +160,13 @@ def check_start(config: RunConfig, resume: str | None) -> Path | None:
     Raises:
         UserError: the folder holds something that this run does not continue.
     """
+    return _look(config, resume, hashes=False).folder
+
+
+def _look(config: RunConfig, resume: str | None, hashes: bool) -> Found:
     folder = Path(config.output_dir).resolve()
-    found = checkpoint.find(folder, resume) if resume else None
+    found = find(folder, resume, hashes=hashes) if resume else Found(None)
     ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
-    if not ours and (found is None or found.resolve().parent != folder / "checkpoints"):
+    if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
     return found

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Trainer:
         self.domains = data.train.domains
         engine.distribute(adapter_costs(hook, engine.adapters, len(self.domains)))
         self.step = 0
-        self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
+        self.counters: dict[str, Any] = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
         self._stop_signal = 0
         self._pad = student.tokenizer.pad_token_id
         self._attention = start_attention(student.model, data.train.groups, config.train.packing)
@@ -102,10 +103,15 @@ class Trainer:
                     self.reporter.warn(warning)
                 for line in self._describe():
                     self.reporter.say(line)
-                self.saver = Saver(self.config, self.data, self.student, self.hook, self.engine, self.reporter.say)
+                self.saver = Saver(
+                    self.config, self.data, self.student, self.hook, self.engine, self.reporter, self.counters
+                )
                 if checkpoint:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
-                self._loop(capture, last)
+                try:
+                    self._loop(capture, last)
+                finally:
+                    self.saver.close()
         finally:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
@@ -133,7 +139,7 @@ class Trainer:
         while self.step < last:
             started = time.perf_counter()
             lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
-            report, tokens = self._one_step(capture, lr)
+            report, tokens = self._one_step(capture, lr, self.saver.flags())
             self.step += 1
             seconds = time.perf_counter() - started
             recent.append(seconds)
@@ -143,13 +149,18 @@ class Trainer:
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
             self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else {})
             self._guard(report)
+            best = False
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
-                self._validate()
-            stop = report.counts[1] > 0  # a signal that came since this step's gradients is seen in the next step
-            if _due(self.step, config.checkpoint.every) or stop:
-                self.saver.save(self.step, self.counters)
+                best = self._validate()
+            # A signal that came since this step's gradients is seen in the next step.
+            stop, time_is_up, write_failed = (count > 0 for count in report.counts[1:])
+            if write_failed:
+                self.saver.stop_if_failed()
+            if _due(self.step, config.checkpoint.every) or time_is_up or best or stop:
+                self.saver.save(self.step, last=stop or self.step == last)
                 saved = self.step
             if stop and self.step < self.data.total_steps:
+                self.saver.conclude(self.step, result=False)
                 raise Interrupted(self._stop_signal or signal.SIGTERM)
         self.reporter.conclude(self.step - first)
         if self.counters["skipped_steps"] == self.step:
@@ -157,13 +168,13 @@ class Trainer:
                 f"none of the {self.step} steps had a finite loss and gradient: nothing was learnt, no adapter"
             )
         if saved != self.step:
-            self.saver.save(self.step, self.counters)
-        if self.step == self.data.total_steps:
-            self.saver.finish(self.step)
-            if skipped := self.counters["skipped_steps"]:
-                self.reporter.warn(f"{skipped} steps were skipped in all")
+            self.saver.save(self.step, last=True)
+        done = self.step == self.data.total_steps
+        self.saver.conclude(self.step, result=done)
+        if done and (skipped := self.counters["skipped_steps"]):
+            self.reporter.warn(f"{skipped} steps were skipped in all")
 
-    def _one_step(self, capture: GradientCapture, lr: float) -> tuple[StepReport, int]:
+    def _one_step(self, capture: GradientCapture, lr: float, flags: tuple[float, ...] = ()) -> tuple[StepReport, int]:
         """Forward and backward over this rank's rows of the step, then the step itself; also tokens over all ranks."""
         comm, reduction = self.engine.comm, self.config.train.loss_reduction
         groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
@@ -202,7 +213,7 @@ class Trainer:
             aux_sums=sets.get("aux"),
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
-            counts=(tokens, float(self._stop_signal > 0)),
+            counts=(tokens, float(self._stop_signal > 0), *flags),
         )
         return report, int(report.counts[0])
 
@@ -242,7 +253,8 @@ class Trainer:
                 f"Checkpoints in {self.folder / 'checkpoints'} are intact"
             )
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Losses on the held-out files; whether the in-domain one asks for a checkpoint."""
         record: dict[str, dict[str, float]] = {}
         for name, split in (("id", self.data.validation), ("ood", self.data.ood)):
             if split is None:
@@ -263,6 +275,7 @@ class Trainer:
             label = "validation (ID)" if name == "id" else "unseen domains (OOD, for the record only)"
             self.reporter.say(f"step {self.step} {label}: {sum(losses.values()) / len(losses):.4f} [{shown}]")
         self.log.validation(self.step, record)
+        return "id" in record and self.saver.validated(self.step, record["id"])
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._stop_signal = signum

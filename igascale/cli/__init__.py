@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "igascale.cli.plan",
     "train": "igascale.cli.train",
     "launch": "igascale.cli.launch",
+    "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
     "merge": "igascale.cli.merge",
     "hooks": "igascale.cli.hooks",
