@@ -3,6 +3,6 @@
 if __name__ != "igascale.launchers":
     raise ImportError("import igascale.launchers, not launchers")
 
-from igascale.launchers.base import LaunchSpec, run
+from igascale.launchers.base import Command, Host, LaunchSpec
 
-__all__ = ["LaunchSpec", "run"]
+__all__ = ["Command", "Host", "LaunchSpec"]

@@ -87,6 +87,10 @@ def main(local_rank: int | None) -> None:
       igascale merge runs/first --out merged          a normal Hugging Face folder
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `igascale hooks | head` ends quietly
+    if "IGASCALE_ENV_FILE" in os.environ:  # before any library reads its variables
+        from igascale.launchers.environment import unpack
+
+        unpack(os.environ)
     _quieten_libraries()
     if str(Path.cwd()) not in sys.path:  # hook.name=my_rules:Mine, also by the console script
         sys.path.insert(0, str(Path.cwd()))

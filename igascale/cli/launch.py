@@ -2,88 +2,155 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from typing import Any
 
 import click
 
 from igascale.errors import UserError
 
+_BACKENDS = ("deepspeed", "local", "torchrun", "slurm")
 
-@click.command("launch")
+
+class _Grouped(click.Command):
+    """Shows the options in the groups that ``GROUPS`` names."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        left = {p.name: p for p in self.params if isinstance(p, click.Option)}
+        for title, names in GROUPS.items():
+            rows = [record for name in names if (record := left.pop(name).get_help_record(ctx))]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+        rows = [record for option in left.values() if (record := option.get_help_record(ctx))]
+        rows += [record for p in self.get_params(ctx) if p.name == "help" and (record := p.get_help_record(ctx))]
+        with formatter.section("Other"):
+            formatter.write_dl(rows)
+
+
+GROUPS = {
+    "What to train": ("method", "hook", "resume", "stop_after"),
+    "Where": ("backend", "num_processes", "num_nodes", "hostfile", "include", "exclude"),
+    "How hosts are reached": ("launcher", "ssh_config", "ssh_port", "env"),
+    "Where ranks meet": ("master_addr", "master_port", "interface", "rdzv"),
+    "Each node by hand": ("no_ssh", "node_rank"),
+    "Slurm": ("partition", "time", "account", "sbatch_arg"),
+    "When it fails": ("max_restarts",),
+}
+
+
+@click.command("launch", cls=_Grouped)
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1)
 @click.option("--method", metavar="NAME", help="As in `igascale train`.")
 @click.option("--hook", metavar="NAME", help="As in `igascale train`.")
-@click.option("-n", "--num-processes", type=click.IntRange(min=1), help="Ranks on this node [default: one per GPU].")
-@click.option("--master-port", type=click.IntRange(1, 65535), help="Where the ranks meet [default: a free port].")
 @click.option("--resume", metavar="auto|PATH", help="As in `igascale train`.")
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="As in `igascale train`.")
-@click.option("--dry-run", is_flag=True, help="Print the command and start nothing.")
+@click.option(
+    "--backend", type=click.Choice(_BACKENDS), default="deepspeed", show_default=True, help="Who starts ranks."
+)
+@click.option(
+    "-n",
+    "--num-processes",
+    "--slots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Ranks on each node [default: one per GPU, or the hostfile's slots].",
+)
+@click.option(
+    "--num-nodes", "--nodes", type=click.IntRange(min=1), metavar="N", help="The first N hosts; Slurm: how many."
+)
+@click.option("-H", "--hostfile", metavar="FILE", help="Nodes, a line each: `name slots=N`.")
+@click.option("-i", "--include", default="", metavar="FILTER", help="Use these only: hostA@hostB:0,2.")
+@click.option("-e", "--exclude", default="", metavar="FILTER", help="Use all but these.")
+@click.option(
+    "--launcher",
+    type=click.Choice(("pdsh", "openmpi", "mpich", "slurm")),
+    help="How DeepSpeed starts on a hostfile's nodes [default: pdsh].",
+)
+@click.option("--ssh-config", metavar="FILE", help="ssh's -F.")
+@click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="PORT", help="ssh's -p.")
+@click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="One more variable for every rank; repeatable.")
+@click.option("--master-addr", metavar="ADDRESS", help="The first node, as others reach it [default: looked up].")
+@click.option(
+    "--master-port", type=click.IntRange(1, 65535), metavar="PORT", help="[default: a free one; 29500 with --no-ssh]"
+)
+@click.option(
+    "--interface", metavar="NAME", help="Network interface of gloo and NCCL [default: the route to the first node]."
+)
+@click.option("--rdzv", is_flag=True, help="torchrun: meet by c10d rendezvous instead of fixed node ranks.")
+@click.option("--no-ssh", is_flag=True, help="Start this node's ranks only; run the same command on every node.")
+@click.option("--node-rank", type=click.IntRange(min=0), metavar="K", help="Which node this is, from 0.")
+@click.option("--partition", metavar="NAME", help="sbatch's.")
+@click.option("--time", metavar="LIMIT", help="sbatch's.")
+@click.option("--account", metavar="NAME", help="sbatch's.")
+@click.option("--sbatch-arg", multiple=True, metavar="ARG", help="Such as --gpus-per-node=8; repeatable.")
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Start again with --resume auto, N times at most, when a rank is lost.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the command of every node and start nothing.")
 def command(
     config: str,
     overrides: tuple[str, ...],
     method: str | None,
     hook: str | None,
-    num_processes: int | None,
-    master_port: int | None,
     resume: str | None,
     stop_after: int | None,
     dry_run: bool,
+    **given: Any,
 ) -> None:
-    """Run `igascale train` on several processes under the deepspeed launcher.
+    """Run `igascale train` on several processes, on one node or many.
 
-    What can be checked without starting ranks (configuration, hook, DeepSpeed file, data files, run folder) is checked
-    here first, so that a mistake costs seconds.
+    What can be checked without starting ranks (configuration, hook, DeepSpeed file, data files, run folder, hosts, ports) is checked
+    first, so that a mistake costs seconds and starts nothing anywhere.
 
     \b
     Examples:
-      igascale launch run.yaml --num-processes 2 --method erm-sft output_dir=runs/erm
-      igascale launch run.yaml --num-processes 2 --hook iga hook.tau=1 output_dir=runs/tau1
+      igascale launch run.yaml -n 8                               one node, DeepSpeed's launcher
+      igascale launch run.yaml -H hosts                           many nodes, over pdsh and ssh
+      igascale launch run.yaml -H hosts --exclude node3:0         without one device
+      igascale launch run.yaml -H hosts --backend torchrun        over ssh alone
+      igascale launch run.yaml --no-ssh --num-nodes 2 -n 8 --master-addr 10.0.0.1 --node-rank 0
+      igascale launch run.yaml --backend slurm --nodes 4 -n 8 --time 2-0 --sbatch-arg=--gpus-per-node=8
+      igascale launch run.yaml -n 8 --max-restarts 3 --resume auto
+      igascale launch run.yaml -H hosts --dry-run                 the commands, and nothing else
+
+    Exit status: 0 done; 2 bad input; 75 a rank was lost, try again with --resume auto; 130, 138, 143 stopped by SIGINT, SIGUSR1, SIGTERM
+    after a checkpoint.
     """
     from igascale.config import load_config
-    from igascale.launchers import base, deepspeed
+    from igascale.launching import checks, show
+    from igascale.launching.launch import launch
+    from igascale.launching.options import Options
+    from igascale.launching.specs import BUILDERS, build_spec, describe_slots
 
+    options = Options(**given)
+    options.check()
     run_config = load_config(config, overrides, method, hook)
     if run_config.engine.name != "deepspeed":
         raise UserError(f"{config}: engine.name is '{run_config.engine.name}': run `igascale train {config}` instead")
-    if num_processes is None:
-        import torch
-
-        num_processes = torch.cuda.device_count()
-        if num_processes == 0:
-            raise UserError("no GPU here: say how many CPU processes to start, --num-processes N")
     arguments = ["train", config, *overrides]
     arguments += ["--method", method] if method else []
     arguments += ["--hook", hook] if hook else []
     arguments += ["--resume", resume] if resume else []
     arguments += ["--stop-after", str(stop_after)] if stop_after else []
-    spec = base.LaunchSpec(num_processes, "igascale", tuple(arguments), master_port or base.free_port())
-    argv = deepspeed.build_command(spec)
+    if options.submits:
+        from igascale.launching.submit import submit
+
+        sys.exit(submit(run_config, options, arguments, dry_run))
+    spec = build_spec(options, arguments)
+    commands = BUILDERS[options.backend](spec)
+    if uneven := describe_slots(spec.hosts, options):
+        click.secho(f"warning: {uneven}", err=True, fg="yellow")
     if dry_run:
-        click.echo(shlex.join(argv))
+        click.echo("\n".join(show.dry_run(spec, commands)))
         return
-    preflight(run_config, num_processes, resume)
-    sys.exit(base.run(argv, deepspeed.environment(spec)))
-
-
-def preflight(run_config: object, num_processes: int, resume: str | None) -> None:
-    """Check what every rank would otherwise find out together, after its start."""
-    from igascale import assemble, runfolder
-    from igascale.config import RunConfig
-    from igascale.engine.ds_config import load_ds_config
-    from igascale.isomers.schema import read_groups
-
-    assert isinstance(run_config, RunConfig)
-    rule, section = assemble.build_hook(run_config), run_config.data
-    load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
-    training = read_groups(section.train)
-    held_out = {path: {g.seed_id for g in read_groups(path)} for path in (section.validation, section.ood) if path}
-    assemble.check_domains(run_config, rule, assemble.training_domains(section, training))
-    assemble.check_seeds(section, {g.seed_id for g in training}, held_out)
-    if num_processes > run_config.groups_per_step:
-        raise UserError(
-            f"--num-processes {num_processes}: more ranks than the {run_config.groups_per_step} groups of a step; a group is "
-            "never split between ranks. Raise train.groups_per_batch or use fewer processes"
-        )
-    runfolder.check_start(run_config, resume)
+    checks.check_run(run_config, spec.world_size, resume)
+    checks.check_programs(options, spec)
+    checks.check_port(spec)
+    if spec.remote:
+        checks.check_hosts(spec)
+    sys.exit(launch(run_config, options, spec))

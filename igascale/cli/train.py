@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -35,7 +36,10 @@ def command(
       igascale train run.yaml --method pcgrad engine.name=single output_dir=runs/pcgrad
     """
     from igascale.config import load_config
+    from igascale.launchers import environment, network, ranks
 
+    ranks.adopt(os.environ)
+    network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
     from igascale import assemble, runfolder
     from igascale.engine import Collectives
@@ -45,6 +49,7 @@ def command(
     rule = assemble.build_hook(run_config)
     device = assemble.start(run_config)
     comm = Collectives(device)
+    environment.discard()  # every rank has read it: they have met
     checkpoint = runfolder.open_run(run_config, resume, comm)
     if resume and checkpoint is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
