@@ -21,7 +21,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from igascale.errors import UserError
@@ -69,9 +69,9 @@ def build_command(spec: LaunchSpec) -> list[Command]:
         environment |= {"DS_ENV_FILE": spec.env_file} if spec.env_file else {}
         return [Command((*argv, "--module", spec.module, *quoted), environment, on_sigterm=False)]
     meeting = {"MASTER_ADDR": spec.master_addr, "MASTER_PORT": str(spec.master_port)}
-    environment = {**spec.forwarded, **spec.environment, **meeting}
+    environment = {**spec.environment, **meeting}
     if spec.launcher == "openmpi":
-        argv += (f"--launcher_args={_for_mpirun(spec, environment)}", "--module", spec.module)
+        argv += (f"--launcher_args={_for_mpirun(spec, {*spec.forwarded, *environment})}", "--module", spec.module)
     elif spec.launcher == "slurm":
         argv += ("--launcher_args=--kill-on-bad-exit=0", _START, spec.module)
     else:
@@ -177,13 +177,13 @@ def _ssh_of_pdsh(spec: LaunchSpec) -> dict[str, str]:
     return {"PDSH_SSH_ARGS": "-a -x %h", "PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
 
 
-def _for_mpirun(spec: LaunchSpec, environment: dict[str, str]) -> str:
+def _for_mpirun(spec: LaunchSpec, names: Iterable[str]) -> str:
     """mpirun's own arguments: which variables go along (by name: values stay out of the command line), and no binding to cores."""
     arguments = ["--bind-to", "none"]
     if spec.interface:
         arguments += ["--mca", "btl_tcp_if_include", spec.interface, "--mca", "oob_tcp_if_include", spec.interface]
     ssh = (["-F", spec.ssh_config] if spec.ssh_config else []) + (["-p", str(spec.ssh_port)] if spec.ssh_port else [])
     arguments += ["--mca", "plm_rsh_args", " ".join(ssh)] if ssh else []
-    for name in sorted(environment):
+    for name in sorted(names):
         arguments += [] if name.startswith(_EXPORTED) else ["-x", name]
     return shlex.join(arguments)

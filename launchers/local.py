@@ -17,6 +17,7 @@ def build_command(spec: LaunchSpec) -> list[Command]:
     (host,) = spec.hosts
     meeting = {
         "WORLD_SIZE": str(spec.world_size),
+        "LOCAL_WORLD_SIZE": str(spec.world_size),
         "MASTER_ADDR": spec.master_addr,
         "MASTER_PORT": str(spec.master_port),
     }

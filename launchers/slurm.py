@@ -48,10 +48,10 @@ def build_command(spec: LaunchSpec) -> list[Command]:
         (('srun', '--nodes=2', '--ntasks=4', '--ntasks-per-node=2'), 'n1')
     """
     nodes, ranks = len(spec.hosts), spec.world_size
-    argv = ("srun", f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={ranks // nodes}")
+    argv: tuple[str, ...] = ("srun", f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={ranks // nodes}")
     argv += ("--kill-on-bad-exit=0", "--export=ALL", *PYTHON, "-m", spec.module, *spec.arguments)
     meeting = {"MASTER_ADDR": spec.master_addr, "MASTER_PORT": str(spec.master_port)}
-    return [Command(argv, {**spec.forwarded, **spec.environment, **meeting})]
+    return [Command(argv, {**spec.environment, **meeting})]
 
 
 def batch_script(job: Job, launch: Sequence[str], folder: str) -> str:

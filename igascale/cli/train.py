@@ -39,6 +39,7 @@ def command(
     from igascale.launchers import environment, network, ranks
 
     ranks.adopt(os.environ)
+    ranks.share_cores(os.environ)
     network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
     from igascale import assemble, runfolder

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from igascale.launchers.base import Command
 from igascale.launching.children import Children
@@ -42,20 +41,29 @@ class Attempt:
 
     Args:
         commands: what to start.
+        forwarded: variables of every rank, on top of this process's own.
         world_size: ranks over all nodes.
         monitor: who hears of the ranks; ``None`` where ranks of other nodes are started by somebody else.
         refresh: called about ten times a second, to show what goes on.
     """
 
-    def __init__(self, commands: Sequence[Command], world_size: int, monitor: Monitor | None, refresh: Any):
-        self.commands, self.world_size, self.monitor, self.refresh = commands, world_size, monitor, refresh
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        forwarded: Mapping[str, str],
+        world_size: int,
+        monitor: Monitor | None,
+        refresh: Callable[[], None],
+    ):
+        self.commands, self.forwarded, self.world_size = commands, forwarded, world_size
+        self.monitor, self.refresh = monitor, refresh
         self._signals: list[int] = []
         self._told = 0
 
     def run(self) -> Outcome:
         """Start, wait, end. Nothing that was started is left when this returns, however it returns."""
         with self._catch_signals():
-            children = Children(self.commands, os.environ)
+            children = Children(self.commands, {**os.environ, **self.forwarded})
             try:
                 self._wait(children)
             finally:

@@ -65,7 +65,13 @@ def check_programs(options: Options, spec: LaunchSpec | None) -> None:
         if shutil.which(program) is None:
             raise UserError(f"'{program}' is not installed or not on PATH: Debian package {package}")
     permits = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-    if spec and spec.remote and spec.launcher == "openmpi" and os.geteuid() == 0 and not all(map(os.environ.get, permits)):
+    if (
+        spec
+        and spec.remote
+        and spec.launcher == "openmpi"
+        and os.geteuid() == 0
+        and not all(map(os.environ.get, permits))
+    ):
         raise UserError(f"Open MPI does not run as root: use another account, or set {permits[0]}=1 and {permits[1]}=1")
 
 

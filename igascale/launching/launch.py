@@ -70,7 +70,7 @@ def _attempt(config: RunConfig, options: Options, spec: LaunchSpec, number: int)
             file.write_text(deepspeed.env_file(private, early))
             spec = replace(spec, env_file=str(file), environment=dict(early))
         try:
-            return Attempt(BUILDERS[options.backend](spec), spec.world_size, None, lambda: None).run()
+            return Attempt(BUILDERS[options.backend](spec), spec.forwarded, spec.world_size, None, lambda: None).run()
         finally:
             if private:
                 checks.on_hosts(spec, f"rm -f {private}\n")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from igascale.launchers.base import Command, LaunchSpec
-from igascale.launchers.environment import redact, secret_values
+from igascale.launchers.environment import HIDDEN, redact, secret_values
 
 _END = "END_OF_INPUT"
 
@@ -30,11 +30,12 @@ def dry_run(spec: LaunchSpec, commands: Sequence[Command]) -> list[str]:
         variables = {**spec.forwarded, **spec.environment}
         lines += ["export DS_ENV_FILE=$(mktemp)", f'cat > "$DS_ENV_FILE" <<{_END}']
         lines += [f"{name}={_value(name, value, spec, '${%s}')}" for name, value in variables.items()] + [_END]
+    own = [n for n in spec.forwarded if os.environ.get(n) != spec.forwarded[n]] if not spec.remote else []
     for command in commands:
         if command.where != "this node":
             lines.append(f"# {command.where}")
-        shown = {k: v for k, v in command.environment.items() if k in spec.environment or k not in spec.forwarded}
-        words = [f"{name}={shlex.quote(redact(value, secrets))}" for name, value in shown.items()]
+        words = [f"{name}={shlex.quote(HIDDEN)}" for name in own]
+        words += [f"{name}={shlex.quote(redact(value, secrets))}" for name, value in command.environment.items()]
         words += [shlex.quote(redact(argument, secrets)) for argument in command.argv]
         if command.script is None:
             lines.append(" ".join(words))
@@ -60,8 +61,7 @@ def _script(script: str, spec: LaunchSpec, secrets: Sequence[str]) -> list[str]:
 
 
 def _value(name: str, value: str, spec: LaunchSpec, pattern: str) -> str:
-    """A variable's value: from the shell where it is set there, else as it was given, if it is not secret."""
-    from_shell: Mapping[str, str] = {} if name in spec.environment else os.environ
-    if name in from_shell and from_shell[name] == spec.forwarded.get(name):
-        return pattern % name
-    return redact(f"{name}={value}", secret_values({name: value})).partition("=")[2]
+    """What igascale decides is shown; what is forwarded comes from the shell, or was given with ``--env`` and is hidden."""
+    if name in spec.environment:
+        return value
+    return pattern % name if os.environ.get(name) == spec.forwarded[name] else HIDDEN

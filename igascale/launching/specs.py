@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from igascale.errors import UserError
-from igascale.launchers import deepspeed, environment, local, network, slurm, torchrun
+from igascale.launchers import deepspeed, environment, local, network, ranks, slurm, torchrun
 from igascale.launchers.base import Command, Host, LaunchSpec, free_port
 from igascale.launching.options import Options, choose_hosts, visible_devices
 
@@ -63,7 +63,7 @@ def build_spec(options: Options, arguments: Sequence[str]) -> LaunchSpec:
         tuple(arguments),
         port,
         address,
-        environment=_decided(options, hosts),
+        environment=_decided(options, forwarded),
         forwarded=forwarded,
         folder=str(folder),
         hostfile=options.hostfile and str(Path(options.hostfile).absolute()),
@@ -92,26 +92,20 @@ def describe_slots(hosts: Sequence[Host], options: Options) -> str | None:
     return f"the hosts have different numbers of slots ({counts}){order}: every step waits for the host with the most work per device"
 
 
-def _decided(options: Options, hosts: Sequence[Host]) -> dict[str, str]:
+def _decided(options: Options, forwarded: Mapping[str, str]) -> dict[str, str]:
     """What igascale sets for every rank; what the user has set wins, but for the interface asked for here."""
-    chosen: dict[str, str] = {}
-    for text in options.env:
-        name, given, value = text.partition("=")
-        chosen[name] = value if given else os.environ.get(name, "")
-    if not _has_gpu():
-        # The ranks of a node share its cores; PyTorch would start a thread per core in each of them.
-        threads = max(1, (os.cpu_count() or 1) // max(len(host.slots) for host in hosts))
-        for name, value in (("DS_ACCELERATOR", "cpu"), ("OMP_NUM_THREADS", str(threads))):
-            if name not in os.environ:
-                chosen.setdefault(name, value)
+    chosen = {}
+    # DeepSpeed's launcher warns where it finds no GPU. Other hosts may have what this one lacks: they find out themselves.
+    if (
+        options.hostfile is None
+        and options.backend != "slurm"
+        and "DS_ACCELERATOR" not in forwarded
+        and not ranks.has_gpu()
+    ):
+        chosen["DS_ACCELERATOR"] = "cpu"
     if options.interface:
         chosen |= {"GLOO_SOCKET_IFNAME": options.interface, "NCCL_SOCKET_IFNAME": options.interface}
     return chosen
-
-
-def _has_gpu() -> bool:
-    """Whether the driver shows a device; asking PyTorch would cost seconds."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def _master_address(options: Options, hosts: Sequence[Host]) -> str:
