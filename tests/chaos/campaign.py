@@ -46,10 +46,12 @@ def main() -> int:
     kinds = [kind for kind in KINDS if kind not in reasons]
     rig = Rig(base, two_hosts=any(map(needs_two_hosts, kinds)))
     try:
-        traces = undisturbed(rig)
+        traces = {mode: undisturbed(rig, mode) for mode in ("sync", "async")}
         scenarios = draw(arguments.seed, arguments.runs, traces, kinds)
         if arguments.only is not None:
             scenarios = [s for s in scenarios if s.number in arguments.only]
+        if any(s.two_hosts for s in scenarios):
+            undisturbed(rig, "two hosts")
         started, shared_memory = time.monotonic(), _shared_memory()
         results = list(_all(rig, scenarios, arguments, shared_memory))
         if lost := sorted(_shared_memory() - shared_memory):
@@ -105,37 +107,37 @@ def unavailable(one_host: bool) -> dict[str, str]:
     return {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def undisturbed(rig: Rig) -> dict[str, list[list[str]]]:
-    """The runs that nothing disturbs; what rank 0 did to the run folder, by the kind of checkpoint.
+def undisturbed(rig: Rig, name: str) -> list[list[str]]:
+    """A run that nothing disturbs; what rank 0 did to the run folder.
 
     The first is the reference. One with asynchronous checkpoints and one on two hosts must give the same.
+
+    Args:
+        rig: gets the reference and the timeline.
+        name: ``sync``, ``async`` or ``two hosts``.
     """
-    traces = {}
-    for name, two_hosts, asynchronous in (("sync", False, False), ("async", False, True), ("two-hosts", True, False)):
-        if two_hosts and rig.hosts is None:
-            continue
-        run = Run(rig, f"undisturbed-{name}", Scenario(-1, name, two_hosts, asynchronous, ()))
-        trace = run.work / "trace"
-        attempt = run.start({"trace": str(trace)})
-        first = last = None
-        while run.process.poll() is None:
-            steps, now = run.steps(), time.monotonic() - run.started
-            first = now if steps and first is None else first
-            last = now if steps < chaos_rig.STEPS else last
-            time.sleep(0.01)
-        run.wait(attempt, 30)
-        log = run.work / "attempt-0.log"
-        if attempt.status != 0 or first is None or last is None:
-            raise SystemExit(f"the undisturbed run ({name}) failed, status {attempt.status}: {log.read_text()}")
+    two_hosts = name == "two hosts"
+    run = Run(rig, f"undisturbed-{name.replace(' ', '-')}", Scenario(-1, name, two_hosts, name == "async", ()))
+    trace = run.work / "trace"
+    attempt = run.start({"trace": str(trace)})
+    first = last = None
+    while run.process.poll() is None:
+        steps, now = run.steps(), time.monotonic() - run.started
+        first = now if steps and first is None else first
+        last = now if steps < chaos_rig.STEPS else last
+        time.sleep(0.01)
+    run.wait(attempt, 30)
+    if attempt.status != 0 or first is None or last is None:
+        log = (run.work / "attempt-0.log").read_text()
+        raise SystemExit(f"the undisturbed run ({name}) failed, status {attempt.status}: {log}")
+    if name != "async":
         rig.timelines[two_hosts] = Timeline(first, attempt.seconds - last, attempt.seconds)
-        if name == "sync":
-            shutil.copytree(run.run, rig.reference)
-        if problems := compare(run.run, rig.reference):
-            raise SystemExit(f"the undisturbed run ({name}) is not the reference: {problems}")
-        if not two_hosts:
-            traces[name] = [json.loads(line) for line in trace.read_text().splitlines()]
-        print(f"undisturbed ({name}): first step after {first:.1f} s, {attempt.seconds:.1f} s in all", flush=True)
-    return traces
+    if name == "sync":
+        shutil.copytree(run.run, rig.reference)
+    if problems := compare(run.run, rig.reference):
+        raise SystemExit(f"the undisturbed run ({name}) is not the reference: {problems}")
+    print(f"undisturbed ({name}): first step after {first:.1f} s, {attempt.seconds:.1f} s in all", flush=True)
+    return [json.loads(line) for line in trace.read_text().splitlines()]
 
 
 def _all(

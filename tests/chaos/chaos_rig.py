@@ -16,8 +16,6 @@ from chaos_plan import CHECKPOINT_EVERY, STEPS
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parent
 HEARTBEAT_TIMEOUT = 8.0  # of the runs, seconds; the default is meant for machines with more than two cores
-#: Within this time of a fault nothing of the run may be left: the timeout, and what a loaded machine needs to notice and to leave.
-EXIT_LIMIT = HEARTBEAT_TIMEOUT + 17
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
@@ -34,6 +32,11 @@ class Timeline:
     first: float
     end: float
     total: float
+
+    @property
+    def exit_limit(self) -> float:
+        """Within so many seconds of a fault nothing of a run may be left: the timeout, and what starting Python takes here."""
+        return HEARTBEAT_TIMEOUT + max(15.0, self.total)
 
 
 class Rig:
@@ -62,7 +65,8 @@ class Rig:
         argv += [f"{key}={value}" for key, value in _overrides(asynchronous).items()]
         argv += ["--resume", "auto"] if resume else []
         if two_hosts:
-            return [*argv, "--backend", "deepspeed", "--hostfile", str(self.hosts.hostfile())]
+            hosts = ["--hostfile", str(self.hosts.hostfile()), "--ssh-config", str(self.hosts.ssh_config)]
+            return [*argv, "--backend", "deepspeed", *hosts]
         return [*argv, *_local(), "-n", "2"]
 
     def environment(self, two_hosts: bool, inject: Path, temporary: Path) -> dict[str, str]:

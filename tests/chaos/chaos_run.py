@@ -15,7 +15,7 @@ import chaos_faults as faults
 import chaos_processes as processes
 from chaos_checks import broken_latest, compare
 from chaos_plan import STEPS, Fault, Scenario
-from chaos_rig import EXIT_LIMIT, Rig
+from chaos_rig import Rig, Timeline
 
 _DISK_MB = 24  # a run needs about three
 _POLL = 0.004
@@ -144,6 +144,11 @@ class Run:
         except OSError:
             return 0
 
+    @property
+    def timeline(self) -> Timeline:
+        """Of the undisturbed run."""
+        return self.rig.timelines[self.scenario.two_hosts]
+
     def _alive(self) -> dict[int, str]:
         left = processes.of_run(self.marker)
         if self.process.poll() is None:
@@ -161,13 +166,13 @@ class Run:
                 told = json.loads(fired.read_text())
                 moment, attempt.fault = told["time"], f"kill {fault.victim} at {told['where']}"
             harmless = fault.do == "clock"
-            left = self.wait(attempt, 120 if harmless else EXIT_LIMIT)
+            left = self.wait(attempt, 120 if harmless else self.timeline.exit_limit)
             attempt.exit_seconds = time.monotonic() - moment
         else:
             attempt.fault = "too late"
-            left = self.wait(attempt, 60)
+            left = self.wait(attempt, self.timeline.exit_limit)
         if left:
-            self._check(f"alive {EXIT_LIMIT:.0f} s after {fault}", [processes.shown(left)])
+            self._check(f"alive {attempt.exit_seconds or 60:.0f} s after {fault}", [processes.shown(left)])
             processes.end_all(self.marker)
             self.process.wait()
         faults.undo(self, fault)
@@ -177,7 +182,7 @@ class Run:
 
     def _reach(self, fault: Fault) -> bool:
         """Wait for the fault's moment; false where the run ended before."""
-        moment, timeline = fault.moment, self.rig.timelines[self.scenario.two_hosts]
+        moment, timeline = fault.moment, self.timeline
         if moment.at == "start":
             return self._sleep(timeline.first * moment.share)
         if moment.at == "operation":
@@ -214,8 +219,7 @@ class Run:
 
     def _resume(self) -> None:
         attempt = self.start()
-        total = self.rig.timelines[self.scenario.two_hosts].total
-        left = self.wait(attempt, 60 + 4 * total)
+        left = self.wait(attempt, 60 + 4 * self.timeline.total)
         if left:
             self._check("resume", [f"alive after {attempt.seconds:.0f} s: {processes.shown(left)}"])
         elif attempt.status != 0:
