@@ -163,6 +163,26 @@ class CheckpointConfig(_Section):
     )
 
 
+class SupervisionConfig(_Section):
+    """How soon a run that is stuck ends, with one message (docs/failures.md). Seconds are real ones, not the clock's."""
+
+    heartbeat_timeout: float = Field(
+        60, ge=5, description="seconds without a sign of life of a rank, or of the launcher, after which it is lost"
+    )
+    hang_timeout: float | None = Field(
+        1800,
+        ge=5,
+        description="seconds in which no rank gets to another micro-batch or phase after which the one behind is at fault; "
+        "longer than your longest micro-batch, hook call or checkpoint; null: never",
+    )
+    start_timeout: float = Field(600, ge=10, description="seconds for all ranks to arrive and find each other")
+    check_replicas_every: int | None = Field(
+        100,
+        ge=1,
+        description="steps between comparisons of the ranks' adapters, bit by bit; also before every checkpoint; null: never",
+    )
+
+
 class LoggingConfig(_Section):
     """Metrics go to ``metrics.jsonl`` in the run folder."""
 
@@ -197,6 +217,7 @@ class RunConfig(_Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
     _method: str | None = PrivateAttr(None)  # whose overlay was applied; told in to_yaml, part of nothing else
 
     @model_validator(mode="after")

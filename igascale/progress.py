@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -23,10 +23,13 @@ class Reporter:
         total_steps: of the whole run.
         done: steps that a resumed run has behind it.
         title: shown in front of the bar.
+        tell: also gets every line, where another terminal shows them.
     """
 
-    def __init__(self, active: bool, total_steps: int, done: int, title: str):
-        self.active = active
+    def __init__(
+        self, active: bool, total_steps: int, done: int, title: str, tell: Callable[[str], None] | None = None
+    ):
+        self.active, self._tell = active, tell
         self.total = total_steps
         self.console = Console(quiet=not active, highlight=False)
         self.every = max(1, total_steps // 20)
@@ -52,6 +55,8 @@ class Reporter:
     def say(self, message: str, style: str | None = None) -> None:
         """Print one line above the bar."""
         self.console.print(message, style=style, markup=False, soft_wrap=True)
+        if self.active and self._tell is not None:
+            self._tell(message)
 
     def warn(self, message: str) -> None:
         """Print one line that the user should not miss."""

@@ -16,7 +16,7 @@ from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 
 #: Sections and keys that may differ between a checkpoint and the run that resumes it: they do not touch the mathematics.
-_FREE = ("output_dir", "engine", "eval", "checkpoint", "logging")
+_FREE = ("output_dir", "engine", "eval", "checkpoint", "logging", "supervision")
 
 
 def check_same_mathematics(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

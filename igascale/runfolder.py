@@ -43,10 +43,12 @@ def withdraw(folder: Path) -> None:
     The alternative, to accept a folder that holds these two files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    ours = [folder / "config.yaml", folder / "environment.json"]
-    if folder.is_dir() and sorted(folder.iterdir()) == sorted(ours):
+    ours = [folder / "config.yaml", folder / "environment.json", *(folder / "logs").glob("rank-*.log")]
+    if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
         for path in ours:
             path.unlink()
+        if (folder / "logs").is_dir():
+            (folder / "logs").rmdir()
         folder.rmdir()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from igascale.adapters import LoraAdapter
 from igascale.contract.result import find_fault
 from igascale.engine import Engine
 from igascale.engine.buckets import GradientBuckets
+from igascale.engine.collectives import lost_others
 from igascale.errors import UserError
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 from igascale.linalg.gram import adapter_grams
+from igascale.memory import is_out_of_memory
 from igascale.noise import MicroBatchGrams, mean_grams, sampling_noise
 
 
@@ -65,6 +67,10 @@ class StepReport:
         return {name: sum(values) / len(values) if values else math.nan for name, values in known.items()}
 
 
+def _unheard(phase: str) -> None:
+    """Nobody asked which phase begins."""
+
+
 def adapter_costs(hook: GradientHook, adapters: Mapping[str, LoraAdapter], num_domains: int) -> dict[str, float]:
     """The hook's own estimate of its work per adapter, for :meth:`igascale.engine.Engine.distribute`."""
     return {fqn: hook.cost(a.out_features, a.in_features, a.rank, num_domains) for fqn, a in adapters.items()}
@@ -86,6 +92,7 @@ def take_step(
     aux_value_D: Tensor | None = None,
     noise: MicroBatchGrams | None = None,
     counts: Sequence[float] = (),
+    pulse: Callable[[str], object] = _unheard,
 ) -> StepReport:
     """Combine what was captured and take the optimizer step.
 
@@ -104,11 +111,13 @@ def take_step(
         aux_value_D: ``[D]``, this rank's sums of that statistic.
         noise: inner products of this rank's micro-batches, for a hook with ``uses_noise``.
         counts: numbers of the caller's to add over the ranks along the way, into ``report.counts``.
+        pulse: told which phase of the step begins.
 
     Returns:
         What happened. With a NaN or an infinity anywhere, on any rank, every rank skips the step: parameters and
         moments stay as they are.
     """
+    pulse("reducing")
     # Before anything else communicates: the ranks need not have sent the same buckets yet.
     for each in (sums, aux_sums):
         if isinstance(each, GradientBuckets):
@@ -133,11 +142,13 @@ def take_step(
         aux=aux,
         aux_values=aux_D if aux_sums is not None else None,
     )
+    pulse("combining (the hook)")
     combined = run_hook(hook, owned, engine.factors(engine.owned), context)
     check_result(combined, owned, hook)
     combined = {fqn: combined[fqn] for fqn in owned}
     figures_NK = _figures(owned, combined, hook, len(domains))
     del owned, aux, context  # their memory is free for what is gathered
+    pulse("gathering")
     everything, figures_NK = engine.gather(combined, figures_NK, hook.uses_reference)
     del combined
     if not _tell(report, list(engine.adapters), figures_NK, hook):
@@ -146,6 +157,7 @@ def take_step(
     if max_grad_norm is not None and report.norm_after > max_grad_norm:
         report.clip = max_grad_norm / report.norm_after
         everything = {fqn: _scaled(g, report.clip) for fqn, g in everything.items()}
+    pulse("stepping")
     engine.apply(everything)
     engine.step(lr)
     return report
@@ -197,6 +209,8 @@ def run_hook(
     except UserError:
         raise
     except Exception as error:  # whatever a user's rule does
+        if is_out_of_memory(error) or lost_others(error):  # in ctx.sum_over_shards: not the rule's fault
+            raise
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
         place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         message = " ".join(str(error).split())

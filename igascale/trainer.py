@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,12 +24,16 @@ from igascale.isomers.batches import collate, domain_denominators, micro_batches
 from igascale.isomers.encode import Example
 from igascale.loss import domain_token_losses
 from igascale.loss_record import auxiliary_sums
+from igascale.memory import explain, is_out_of_memory
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
+from igascale.replicas import check_replicas
 from igascale.resuming import restore
 from igascale.saving import Saver
 from igascale.schedule import learning_rate
 from igascale.step import StepReport, adapter_costs, take_step
+from igascale.supervision import Lifeline
+from igascale.supervision.lifeline import elected, vote
 from igascale.validation import validation_losses
 
 
@@ -52,20 +54,31 @@ class Trainer:
         student: model, adapters and tokenizer.
         hook: the gradient rule.
         engine: who reduces and steps.
+        lifeline: hears how the run gets on, and of signals that ask it to stop.
 
     Raises:
         UserError: ``train.packing``, but the model's attention would let packed instances see each other.
     """
 
-    def __init__(self, config: RunConfig, data: Data, student: Student, hook: GradientHook, engine: Engine):
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Data,
+        student: Student,
+        hook: GradientHook,
+        engine: Engine,
+        lifeline: Lifeline | None = None,
+    ):
         self.config, self.data, self.student, self.hook, self.engine = config, data, student, hook, engine
+        self.lifeline = lifeline or Lifeline()
+        self.lifeline.watch(engine.comm.waiting)
         self.folder = find_run_folder(config)
         self.main = engine.comm.rank == 0
         self.domains = data.train.domains
         engine.distribute(adapter_costs(hook, engine.adapters, len(self.domains)))
         self.step = 0
         self.counters: dict[str, Any] = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
-        self._stop_signal = 0
+        self._batch = ""  # what is in the forward pass
         self._pad = student.tokenizer.pad_token_id
         self._attention = start_attention(student.model, data.train.groups, config.train.packing)
 
@@ -77,27 +90,23 @@ class Trainer:
             stop_after: take so many steps, write a checkpoint and return.
 
         Raises:
-            UserError: the training data is not that of the checkpoint, too many steps in a row were not finite, or the
-                run folder cannot be written.
-            Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+            UserError: the training data is not that of the checkpoint, too many steps in a row were not finite, the
+                run folder cannot be written, there is too little memory, or the ranks' adapters have parted.
+            Interrupted: after SIGINT, SIGUSR1 or SIGTERM on any rank, when the checkpoint is written.
         """
         torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
         if checkpoint:
             self.step, counters = restore(checkpoint, self.config, self.data, self.engine, self.hook)
             self.counters |= counters
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
-        logging = self.config.logging
-        self.log = RunLog(
-            self.folder if self.main else None,
-            logging.every,
-            logging.tensorboard,
-            self.step if checkpoint else None,
-        )
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        config, logging = self.config, self.config.logging
+        resumed = self.step if checkpoint else None
+        self.log = RunLog(self.folder if self.main else None, logging.every, logging.tensorboard, resumed)
         capture = self.new_capture()
         title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
-            with Reporter(self.main, self.data.total_steps, self.step, title) as self.reporter, capture:
+            reporter = Reporter(self.main, self.data.total_steps, self.step, title, self.lifeline.say)
+            with reporter as self.reporter, capture:
                 self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
@@ -108,13 +117,17 @@ class Trainer:
                 )
                 if checkpoint:
                     self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
+                self.lifeline.stop_gracefully()
                 try:
                     self._loop(capture, last)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    size = micro_batch_size(config, self._most_groups(), self.data.train.width)
+                    raise explain(error, self.lifeline.place, self._batch, config, self.hook, size) from error
                 finally:
                     self.saver.close()
         finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
             self.log.close()
 
     def new_capture(self) -> GradientCapture:
@@ -138,10 +151,14 @@ class Trainer:
         saved = first = self.step
         while self.step < last:
             started = time.perf_counter()
+            waited = self.engine.comm.waiting.seconds
             lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
             report, tokens = self._one_step(capture, lr, self.saver.flags())
             self.step += 1
             seconds = time.perf_counter() - started
+            own = seconds - (self.engine.comm.waiting.seconds - waited)
+            loss = sum(report.losses) / len(report.losses)
+            self.lifeline.figures(self.data.total_steps, seconds, own, loss)
             recent.append(seconds)
             self.counters["tokens"] += tokens
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
@@ -156,23 +173,38 @@ class Trainer:
             stop, time_is_up, write_failed = (count > 0 for count in report.counts[1:])
             if write_failed:
                 self.saver.stop_if_failed()
-            if _due(self.step, config.checkpoint.every) or time_is_up or best or stop:
-                self.saver.save(self.step, last=stop or self.step == last)
+            save = _due(self.step, config.checkpoint.every) or time_is_up or best or stop
+            if _due(self.step, config.supervision.check_replicas_every) and not save:
+                self._compare_replicas()
+            if save:
+                self._save(last=stop or self.step == last)
                 saved = self.step
             if stop and self.step < self.data.total_steps:
                 self.saver.conclude(self.step, result=False)
-                raise Interrupted(self._stop_signal or signal.SIGTERM)
+                raise Interrupted(elected(report.counts[1]))
         self.reporter.conclude(self.step - first)
         if self.counters["skipped_steps"] == self.step:
             raise UserError(
                 f"none of the {self.step} steps had a finite loss and gradient: nothing was learnt, no adapter"
             )
         if saved != self.step:
-            self.saver.save(self.step, last=True)
+            self._save(last=True)
+        self.lifeline.pulse("finishing")
         done = self.step == self.data.total_steps
         self.saver.conclude(self.step, result=done)
         if done and (skipped := self.counters["skipped_steps"]):
             self.reporter.warn(f"{skipped} steps were skipped in all")
+
+    def _save(self, last: bool) -> None:
+        """A checkpoint, of adapters that are the same on every rank."""
+        self._compare_replicas()
+        self.lifeline.pulse("writing a checkpoint")
+        self.saver.save(self.step, last=last)
+
+    def _compare_replicas(self) -> None:
+        if self.config.supervision.check_replicas_every is not None:
+            self.lifeline.pulse("comparing replicas")
+            check_replicas(self.engine, self.step)
 
     def _one_step(self, capture: GradientCapture, lr: float, flags: tuple[float, ...] = ()) -> tuple[StepReport, int]:
         """Forward and backward over this rank's rows of the step, then the step itself; also tokens over all ranks."""
@@ -191,6 +223,7 @@ class Trainer:
         capture.reset(sets)
         with self.engine.accumulate():
             for k, rows in enumerate(chunks):
+                self.lifeline.pulse("forward and backward", self.step + 1)
                 whole = min((k + 1) * size, len(examples)) % self.data.train.width == 0
                 on_complete = sets["main"].complete if overlap and k == len(chunks) - 1 else None
                 micro_loss_D, micro_aux_D = self._forward_backward(capture, rows, whole, on_complete)
@@ -213,7 +246,8 @@ class Trainer:
             aux_sums=sets.get("aux"),
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
-            counts=(tokens, float(self._stop_signal > 0), *flags),
+            counts=(tokens, vote(self.lifeline.stop_signal), *flags),
+            pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])
 
@@ -227,6 +261,7 @@ class Trainer:
         """One micro-batch of rows sorted by domain; the sums of losses and of the hook's statistic per domain."""
         reduction = self.config.train.loss_reduction
         host = pack(rows, reduction) if self.config.train.packing else collate(rows, self._pad, reduction)
+        self._batch = f"{len(rows)} instances of up to {max(len(e.input_ids) for e in rows)} tokens"
         batch, num_domains = host.to(self.engine.device), len(self.domains)
         with capture.rows(host.domain, weight=host.domain_weights, whole_groups=whole, on_complete=on_complete):
             logits = self.engine.forward(**model_inputs(batch, self.student.model)).logits
@@ -240,6 +275,10 @@ class Trainer:
             with capture.rows(host.domain, into="aux"):
                 self.engine.backward(values_D.sum())
         return losses_D.detach().double(), values_D.detach().double()
+
+    def _most_groups(self) -> int:
+        """Groups of a step on the rank that has most."""
+        return math.ceil(self.config.groups_per_step / self.engine.comm.world_size)
 
     def _guard(self, report: StepReport) -> None:
         """Count steps without a finite gradient and stop when there are too many in a row."""
@@ -263,12 +302,9 @@ class Trainer:
                 self.engine,
                 split,
                 max_groups=self.config.eval.max_groups,
-                micro_batch_size=micro_batch_size(
-                    self.config,
-                    math.ceil(self.config.groups_per_step / self.engine.comm.world_size),
-                    self.data.train.width,
-                ),
+                micro_batch_size=micro_batch_size(self.config, self._most_groups(), self.data.train.width),
                 pad_token_id=self._pad,
+                pulse=self.lifeline.pulse,
             )
             record[name] = losses
             shown = " ".join(f"{domain} {loss:.3f}" for domain, loss in losses.items())
@@ -276,11 +312,6 @@ class Trainer:
             self.reporter.say(f"step {self.step} {label}: {sum(losses.values()) / len(losses):.4f} [{shown}]")
         self.log.validation(self.step, record)
         return "id" in record and self.saver.validated(self.step, record["id"])
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self._stop_signal = signum
-        if self.main:
-            print("\nstopping after this step, with a checkpoint ...", file=sys.stderr, flush=True)
 
 
 def _due(step: int, every: int | None) -> bool:

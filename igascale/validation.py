@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from igascale.assemble import Split
@@ -12,7 +14,13 @@ from igascale.loss import domain_token_losses
 
 @torch.no_grad()
 def validation_losses(
-    engine: Engine, split: Split, *, max_groups: int, micro_batch_size: int, pad_token_id: int
+    engine: Engine,
+    split: Split,
+    *,
+    max_groups: int,
+    micro_batch_size: int,
+    pad_token_id: int,
+    pulse: Callable[[str], object],
 ) -> dict[str, float]:
     """Mean loss per supervised token, per domain, over the first ``max_groups`` groups.
 
@@ -29,6 +37,7 @@ def validation_losses(
     engine.model.eval()
     try:
         for rows in micro_batches(examples, micro_batch_size):
+            pulse("validating")
             batch = collate(rows, pad_token_id, "token").to(engine.device)
             logits = engine.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             losses_D = domain_token_losses(logits, batch.labels, batch.weights, batch.domain, num_domains)

@@ -8,7 +8,6 @@ What its sources (0.19.8) do that a caller has to know, and what is done about i
   done in :func:`_for_remote_shell`.
 - Variables are exported in pdsh's command line, for everyone to read. So a private file goes to every node ahead of it (``IGASCALE_ENV_FILE``), and
   DeepSpeed's own file of variables holds little more than its name.
-- pdsh calls ssh with ``-l`` and this user's name, over what the ssh config says: ``PDSH_SSH_ARGS`` without it.
 - On SIGTERM the pdsh runner ends processes on all nodes by a pattern of their command line, a neighbour's too: it is never sent one.
 - The Slurm and MPICH runners do not know ``--module``: they get the script ``start.py``. Open MPI and Slurm set no ``RANK``: see ``ranks.py``.
 - The runner's status is 0 where a signal killed its child, and with MPICH always: the status is not believed alone.
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from igascale.errors import UserError
 from igascale.launchers.base import Command, Host, LaunchSpec, equal_slots
+from igascale.launchers.environment import is_secret
 
 #: ``--launcher`` -> the program it needs and the Debian package that has it.
 PROGRAMS = {
@@ -171,10 +171,12 @@ def _for_remote_shell(argument: str) -> str:
 
 
 def _ssh_of_pdsh(spec: LaunchSpec) -> dict[str, str]:
-    words = [os.environ.get("PDSH_SSH_ARGS_APPEND", ""), "-o BatchMode=yes -o ConnectTimeout=10"]
+    words = [os.environ.get("PDSH_SSH_ARGS_APPEND", ""), "-o BatchMode=yes"]
     words += [f"-F {shlex.quote(spec.ssh_config)}"] if spec.ssh_config else []
     words += [f"-p {spec.ssh_port}"] if spec.ssh_port else []
-    return {"PDSH_SSH_ARGS": "-a -x %h", "PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
+    # What the runner would export in a command line though it is secret.
+    hidden = {name: "" for name in os.environ if name.startswith(_EXPORTED) and is_secret(name)}
+    return hidden | {"PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
 
 
 def _for_mpirun(spec: LaunchSpec, names: Iterable[str]) -> str:

@@ -75,9 +75,14 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
     return _URL_PASSWORD.sub(rf"\1{HIDDEN}@", _NAMED_SECRET.sub(rf"\1{HIDDEN}", text))
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable is named like a secret."""
+    return bool(_SECRET.search(name))
+
+
 def secret_values(environ: Mapping[str, str]) -> list[str]:
     """Values of variables that are named like secrets; short ones would hide too much by chance."""
-    return [value for name, value in environ.items() if _SECRET.search(name) and len(value) >= 6]
+    return [value for name, value in environ.items() if is_secret(name) and len(value) >= 6]
 
 
 def pack(variables: Mapping[str, str]) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
 import sys
-import time
+import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from igascale.errors import UserError
+from igascale.errors import BUG, TRY_AGAIN, UserError
 from igascale.version import __version__
 
 #: Verb -> module, in the order of a first session.
@@ -49,23 +50,63 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             fail(error)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if "RANK" not in os.environ:
+                raise
+            fail_unforeseen(error)
 
 
-def fail(error: UserError) -> None:
-    """Print the message and exit with status 2.
+def fail(error: UserError) -> NoReturn:
+    """Say what is wrong and exit with the error's code.
 
-    Where several ranks stop for one reason the first one says so, and the launcher ends the others while they wait. A
-    rank that is alone with its error outlives the wait and says it too.
+    Where ranks are watched, the first one that fails speaks for all: its message becomes the verdict that ends every rank.
     """
+    from igascale.supervision.session import current
+
+    current().last_words(str(error), error.exit_code)
     rank = os.environ.get("RANK", "0")
-    if rank != "0":
-        time.sleep(3)
     click.secho(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}", err=True, fg="red")
+    _leave(error.exit_code)
+
+
+def fail_unforeseen(error: Exception) -> NoReturn:
+    """The same for an exception on a rank that is nobody's message: other ranks were lost, or there is a bug.
+
+    When a rank dies, the others see their connections to it fail. That is no news: the verdict is on its way.
+    """
+    from igascale.supervision.session import current
+
+    lifeline, exit_code = current(), BUG
+    reason = " ".join(str(error).split())[:500]
+    if _lost_others(error):
+        lifeline.hold()
+        exit_code = TRY_AGAIN
+        message = f"lost the other ranks, and nobody knows why: {type(error).__name__}: {reason}"
+    else:
+        traceback.print_exception(error)
+        message = f"failed: {type(error).__name__}: {reason} (its traceback is in its output)"
+    who = f"rank {os.environ['RANK']} ({socket.gethostname()}, pid {os.getpid()}), in {lifeline.place}, "
+    lifeline.last_words(who + message, exit_code)
+    click.secho(f"error: {who}{message}", err=True, fg="red")
+    _leave(exit_code)
+
+
+def _lost_others(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from igascale.engine.collectives import lost_others
+
+    return lost_others(error)
+
+
+def _leave(exit_code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(2)
-    sys.exit(2)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # an orderly end could wait for the other ranks
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

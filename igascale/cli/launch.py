@@ -123,7 +123,7 @@ def command(
     """
     from igascale.config import load_config
     from igascale.launching import checks, show
-    from igascale.launching.launch import launch
+    from igascale.launching.launch import Launch
     from igascale.launching.options import Options
     from igascale.launching.specs import BUILDERS, build_spec, describe_slots
 
@@ -153,4 +153,9 @@ def command(
     checks.check_port(spec)
     if spec.remote:
         checks.check_hosts(spec)
-    sys.exit(launch(run_config, options, spec))
+    code = Launch(run_config, options, spec).run()
+    if options.backend == "slurm":
+        from igascale.launching.submit import requeue
+
+        requeue(code)
+    sys.exit(code)

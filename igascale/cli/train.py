@@ -28,7 +28,8 @@ def command(
     With engine.name: deepspeed use `igascale launch`, which starts this command on every rank. With engine.name: single
     it is the whole run.
 
-    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume auto then continues bit for bit.
+    Ctrl-C (or SIGTERM, SIGUSR1) finishes the step, writes a checkpoint and exits with 130 (143, 138); --resume auto then
+    continues bit for bit. A second one exits at once.
 
     \b
     Examples:
@@ -42,34 +43,47 @@ def command(
     ranks.share_cores(os.environ)
     network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
-    from igascale import assemble, runfolder
+    from igascale import assemble, logs, runfolder
     from igascale.engine import Collectives
     from igascale.errors import UserError
+    from igascale.supervision import session
+    from igascale.supervision.lifeline import do_nothing
     from igascale.trainer import Interrupted, Trainer
 
+    # After the imports: loading a large library holds up every thread, this one's too.
+    lifeline = session.begin(run_config.supervision)
     rule = assemble.build_hook(run_config)
     device = assemble.start(run_config)
     comm = Collectives(device)
     environment.discard()  # every rank has read it: they have met
+    session.meet(lifeline, run_config.supervision, comm.gather_objects, os.environ)
     checkpoint = runfolder.open_run(run_config, resume, comm)
     if resume and checkpoint is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
+    lifeline.own_log = logs.redirect(comm.rank, comm.world_size, os.environ)
+    if checkpoint is None and comm.rank == 0:
+        lifeline.cleanup = lambda: runfolder.withdraw(assemble.find_run_folder(run_config))
     try:
+        lifeline.pulse("loading the model")
         student = assemble.build_student(run_config, device)
+        lifeline.pulse("preparing")
         data = assemble.load_data(run_config, student.tokenizer)
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
-        trainer = Trainer(run_config, data, student, rule, engine)
+        trainer = Trainer(run_config, data, student, rule, engine, lifeline)
     except UserError:
-        if checkpoint is None and comm.rank == 0:
-            runfolder.withdraw(assemble.find_run_folder(run_config))
+        lifeline.cleanup()
         raise
+    lifeline.cleanup = do_nothing
     for warning in data.warnings if comm.rank == 0 else ():
         click.secho(f"warning: {warning}", fg="yellow")
+        lifeline.say(f"warning: {warning}")
     try:
         trainer.train(checkpoint, stop_after)
     except Interrupted as interruption:
         engine.close()
+        lifeline.goodbye(128 + interruption.signum)
         sys.exit(128 + interruption.signum)
     engine.close()
+    lifeline.goodbye()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +24,40 @@ class _Done:
 
     def wait(self) -> None:
         return
+
+
+class Waiting:
+    """A context around everything that waits for other ranks; it tells who is behind and who is merely waiting.
+
+    Attributes:
+        begun: operations begun so far; every rank begins the same ones in the same order.
+        inside: whether this rank waits in one now.
+        seconds: spent there so far.
+    """
+
+    def __init__(self) -> None:
+        self.begun, self.inside, self.seconds = 0, False, 0.0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self.begun += 1
+        self.inside, self._since = True, time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.inside = False
+        self.seconds += time.perf_counter() - self._since
+
+
+class _Timed:
+    """An operation under way whose wait is measured."""
+
+    def __init__(self, work: Pending, waiting: Waiting):
+        self._work, self._waiting = work, waiting
+
+    def wait(self) -> None:
+        """See :class:`Pending`."""
+        with self._waiting:
+            self._work.wait()
 
 
 @dataclass
@@ -56,6 +91,7 @@ class Collectives:
         rank: this process's rank.
         world_size: how many ranks train together.
         traffic: what was communicated so far, by ``all_reduce``, ``reduce`` and ``all_gather``.
+        waiting: how often and how long this rank waited for others.
     """
 
     def __init__(self, device: torch.device):
@@ -63,6 +99,7 @@ class Collectives:
         active = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if active else 0
         self.world_size = dist.get_world_size() if active else 1
+        self.waiting = Waiting()
         self.traffic = {kind: Traffic() for kind in ("all_reduce", "reduce", "all_gather")}
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -71,8 +108,9 @@ class Collectives:
             return tensor.clone()
         total = tensor.to(self.device, copy=True)
         self.traffic["all_reduce"].count(total)
-        dist.all_reduce(total)
-        return total.to(tensor.device)
+        with self.waiting:
+            dist.all_reduce(total)
+            return total.to(tensor.device)
 
     def sum_together(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sums over ranks of several tensors in one operation, float64 on the CPU."""
@@ -86,7 +124,7 @@ class Collectives:
             return _Done()
         self.traffic["reduce"].count(tensor)
         work: Pending = dist.reduce(tensor, dst=owner, async_op=True)
-        return work
+        return _Timed(work, self.waiting)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Every rank's ``tensor [n]``, of the same length on all of them, as ``[W, n]``."""
@@ -96,7 +134,8 @@ class Collectives:
         self.traffic["all_gather"].count(everything)
         # PyTorch 2.13 gave all_gather_into_tensor a new name and warns of the old one.
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        gather(everything, tensor)
+        with self.waiting:
+            gather(everything, tensor)
         return everything.view(self.world_size, -1)
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -104,10 +143,27 @@ class Collectives:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        with self.waiting:
+            dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.world_size > 1:
-            dist.barrier()
+            with self.waiting:
+                dist.barrier()
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an exception says that communication with other ranks failed: gloo's are plain ``RuntimeError``."""
+    if isinstance(error, (dist.DistError, ConnectionError)):
+        return True
+    words = (
+        "gloo",
+        "nccl",
+        "connection closed by peer",
+        "connection reset by peer",
+        "timed out waiting",
+        "socket timeout",
+    )
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)

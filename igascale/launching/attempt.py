@@ -5,20 +5,42 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from igascale.errors import TRY_AGAIN
 from igascale.launchers.base import Command
 from igascale.launching.children import Children
-from igascale.supervision.monitor import Monitor
+from igascale.supervision.monitor import STOPPED, Monitor
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-#: Seconds that ranks have to leave once one has failed, or all have said goodbye, before their processes are ended.
+#: Seconds that processes have to end once a rank has failed, or all have said goodbye.
 GRACE = 15.0
+#: Seconds after a command's failure in which the ranks may still say what it was.
+HEARSAY = 3.0
 _TICK = 0.1
-LOST = 75
+
+
+class Signals:
+    """Notes SIGINT, SIGTERM and SIGUSR1 while it is entered, in place of ending this process.
+
+    Attributes:
+        received: in the order they came.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def __enter__(self) -> Signals:
+        def note(signum: int, frame: FrameType | None) -> None:
+            self.received.append(signum)
+
+        self._before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
 
 @dataclass(frozen=True)
@@ -28,12 +50,14 @@ class Outcome:
     Attributes:
         exit_code: of ``igascale launch``.
         reason: one line for the user and for the record.
-        asked: the signal that asked for the end, or 0.
+        asked: whether a signal asked for the end.
+        rank: the one at fault, or -1.
     """
 
     exit_code: int
     reason: str
-    asked: int = 0
+    asked: bool = False
+    rank: int = -1
 
 
 class Attempt:
@@ -44,7 +68,9 @@ class Attempt:
         forwarded: variables of every rank, on top of this process's own.
         world_size: ranks over all nodes.
         monitor: who hears of the ranks; ``None`` where ranks of other nodes are started by somebody else.
+        signals: what this process was asked.
         refresh: called about ten times a second, to show what goes on.
+        on_line: called with each line that the commands print, and whether it was on standard error.
     """
 
     def __init__(
@@ -53,22 +79,23 @@ class Attempt:
         forwarded: Mapping[str, str],
         world_size: int,
         monitor: Monitor | None,
+        signals: Signals,
         refresh: Callable[[], None],
+        on_line: Callable[[str, bool], None],
     ):
         self.commands, self.forwarded, self.world_size = commands, forwarded, world_size
-        self.monitor, self.refresh = monitor, refresh
-        self._signals: list[int] = []
-        self._told = 0
+        self.monitor, self.signals, self.refresh, self.on_line = monitor, signals, refresh, on_line
+        self._told = 0  # signals that have been passed on
+        self._failed: float | None = None  # when a command's failure was first seen
 
     def run(self) -> Outcome:
         """Start, wait, end. Nothing that was started is left when this returns, however it returns."""
-        with self._catch_signals():
-            children = Children(self.commands, {**os.environ, **self.forwarded})
-            try:
-                self._wait(children)
-            finally:
-                children.end(0)
-            return self._conclude(children)
+        children = Children(self.commands, {**os.environ, **self.forwarded}, self.on_line)
+        try:
+            self._wait(children)
+        finally:
+            children.end(0)
+        return self._conclude(children.statuses)
 
     def _wait(self, children: Children) -> None:
         """Until every child has ended, or has had its time to."""
@@ -81,80 +108,75 @@ class Attempt:
                 looked = time.monotonic()
             if not self._pass_on_signals(children):
                 return
-            if deadline is None and self._over(children):
+            if deadline is None and self._over(children.statuses):
                 deadline = time.monotonic() + GRACE
             if deadline is not None and time.monotonic() > deadline:
                 children.end(5)
                 return
 
-    def _over(self, children: Children) -> bool:
+    def _over(self, statuses: Sequence[int | None]) -> bool:
         """Whether nothing more is to be expected than that processes end."""
-        if any(children.statuses):  # neither running nor 0
-            if self.monitor is not None and self.monitor.verdict is None and not self._signals:
-                self.monitor.abort(_describe_status(self.commands, children.statuses))
-            return True
         if self.monitor is None:
-            return False
+            return any(statuses)  # one is neither running nor 0
         ended = [status.ended is not None for status in self.monitor.ranks.values()]
-        return self.monitor.verdict is not None or (len(ended) == self.world_size and all(ended))
+        if self.monitor.verdict is not None or (len(ended) == self.world_size and all(ended)):
+            return True
+        code = next((_exit_code(s) for s in statuses if s), None)
+        if code is None:
+            return False
+        self._failed = self._failed or time.monotonic()
+        if time.monotonic() - self._failed > HEARSAY and code not in STOPPED:
+            self.monitor.abort(describe_status(self.commands, statuses), code)
+        return False
 
     def _pass_on_signals(self, children: Children) -> bool:
         """Tell the ranks of a signal that came; ``False`` when all is to end at once."""
-        asked = self._signals[self._told :]
+        asked = self.signals.received[self._told :]
         if not asked:
             return True
-        first, self._told = self._told == 0, len(self._signals)
-        if not first:
-            if self.monitor is not None:
-                self.monitor.abort("stopped at once by a second signal; the step under way is lost")
-                time.sleep(0.5)
-            return False
+        first, self._told = self._told == 0, len(self.signals.received)
         if self.monitor is None:
-            children.signal_ranks(asked[0])
-        else:
+            if first:
+                children.pass_on(asked[0])
+            return first
+        if first and self.monitor.ranks:
             self.monitor.stop(asked[0])
-            if not self.monitor.ranks:  # nobody is there to hear it, and nothing would be lost
-                children.end(2)
-                return False
-        return True
+            return True
+        # Nobody is there to hear it, and nothing would be lost; or the user does not want to wait.
+        self.monitor.abort(_at_once(asked[0], first), 128 + asked[0])
+        children.end(1)
+        return False
 
-    def _conclude(self, children: Children) -> Outcome:
-        asked = self._signals[0] if self._signals else 0
-        statuses, monitor = children.statuses, self.monitor
-        if monitor is not None:
-            ranks, verdict = monitor.ranks, monitor.verdict
-            codes = [status.ended for status in ranks.values()]
-            if len(codes) == self.world_size and not any(codes) and None not in codes:
-                return Outcome(0, "done", asked)
-            if len(self._signals) > 1 or (asked and not ranks):
-                return Outcome(128 + asked, f"ended at once on {signal.Signals(asked).name}", asked)
-            if verdict is not None:
-                return Outcome(verdict.exit_code, verdict.message, asked)
-            stopped = [code for code in codes if code]
-            if stopped and None not in codes:
-                return Outcome(stopped[0], _describe_code(stopped[0]), asked or max(0, stopped[0] - 128))
-        if asked:
-            return Outcome(128 + asked, f"stopped on {signal.Signals(asked).name}", asked)
+    def _conclude(self, statuses: Sequence[int | None]) -> Outcome:
+        asked = next(iter(self.signals.received), 0)
+        ranks = self.monitor.ranks if self.monitor else {}
+        codes = [status.ended for status in ranks.values()]
+        arrived = len(codes) == self.world_size and None not in codes
+        if arrived and not any(codes):
+            return Outcome(0, "done", bool(asked))
+        if self._told > 1 or (asked and self.monitor and not ranks):
+            return Outcome(128 + asked, _at_once(asked, self._told < 2), True)
+        if self.monitor and (verdict := self.monitor.verdict):
+            return Outcome(verdict.exit_code, verdict.message, bool(asked), verdict.rank)
+        if arrived:
+            code = next(code for code in codes if code)
+            return Outcome(code, f"stopped on {signal.Signals(code - 128).name} after a checkpoint", True)
         code = next((_exit_code(status) for status in statuses if status), 0)
-        if code == 0 and monitor is not None:
-            return Outcome(LOST, "the launcher ended well, but not every rank said that it was done")
-        return Outcome(code, "done" if code == 0 else _describe_status(self.commands, statuses))
+        if code == 0 and self.monitor:
+            return Outcome(TRY_AGAIN, "the launcher ended, but not every rank said that it was done", bool(asked))
+        reason = describe_status(self.commands, statuses) if code else "done"
+        return Outcome(128 + asked if asked and code else code, reason, bool(asked))
 
-    @contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        def note(signum: int, frame: FrameType | None) -> None:
-            self._signals.append(signum)
 
-        handlers = {signum: signal.signal(signum, note) for signum in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
+def _at_once(signum: int, first: bool) -> str:
+    name = signal.Signals(signum).name
+    return (
+        f"ended by {name} before a rank was ready" if first else f"ended at once by a second {name}: the step is lost"
+    )
 
 
 def _exit_code(status: int | None) -> int:
-    """A child's status as ours: one that a signal killed, or whose launcher says so (256 - signal, 128 + SIGKILL), is worth a retry.
+    """A child's status as ours: where a signal killed it, or its launcher says so (256 - signal, 128 + signal), a retry may help.
 
     Example:
         >>> [_exit_code(s) for s in (0, 2, 130, -9, 247, 137)]
@@ -162,29 +184,27 @@ def _exit_code(status: int | None) -> int:
     """
     if not status:
         return 0
-    killed = (
-        status < 0 or status >= 256 - 64 or status in (128 + signal.SIGKILL, 128 + signal.SIGSEGV, 128 + signal.SIGABRT)
-    )
-    return LOST if killed else status
+    return TRY_AGAIN if _killed_by(status) and status not in STOPPED else status
 
 
-def _describe_code(code: int) -> str:
-    known = {128 + signum: f"stopped on {signal.Signals(signum).name} after a checkpoint" for signum in STOP_SIGNALS}
-    return known.get(code, f"ended with status {code}")
+def _killed_by(status: int) -> int:
+    """The signal that an exit status speaks of, or 0."""
+    if status < 0:
+        return -status
+    return 256 - status if status > 256 - 65 else status - 128 if 128 < status < 128 + 65 else 0
 
 
-def _describe_status(commands: Sequence[Command], statuses: Sequence[int | None]) -> str:
+def describe_status(commands: Sequence[Command], statuses: Sequence[int | None]) -> str:
     """One line on the first child that failed.
 
     Example:
-        >>> _describe_status([Command(("python",), where="rank 0")], [-9])
+        >>> describe_status([Command(("python",), where="rank 0")], [-9])
         'rank 0: python was killed by SIGKILL'
     """
     command, status = next((c, s) for c, s in zip(commands, statuses) if s)
     assert status
-    signum = -status if status < 0 else 256 - status if status > 192 else 0
     try:
-        how = f"was killed by {signal.Signals(signum).name}" if signum else f"ended with status {status}"
+        how = f"was killed by {signal.Signals(_killed_by(status)).name}"
     except ValueError:
         how = f"ended with status {status}"
     return f"{command.where}: {command.argv[0].rpartition('/')[2]} {how}"

@@ -5,44 +5,131 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
-
+from igascale import logs
 from igascale.config import RunConfig
-from igascale.launchers import deepspeed, environment
+from igascale.errors import TRY_AGAIN
+from igascale.launchers import deepspeed, environment, network
 from igascale.launchers.base import LaunchSpec, free_port
 from igascale.launching import checks
-from igascale.launching.attempt import LOST, Attempt, Outcome
+from igascale.launching.attempt import Attempt, Outcome, Signals
+from igascale.launching.display import Display
 from igascale.launching.options import Options
 from igascale.launching.specs import BUILDERS
+from igascale.supervision.monitor import Monitor
 
 #: Seconds before a new attempt, for processes and ports on other hosts to go.
 PAUSE = 3.0
 
 
-def launch(config: RunConfig, options: Options, spec: LaunchSpec) -> int:
-    """Start the ranks, watch them, and start them again as ``--max-restarts`` allows; returns the exit code."""
-    folder = Path(config.output_dir).resolve()
-    for attempt in range(1, options.max_restarts + 2):
+@dataclass(frozen=True)
+class Launch:
+    """A launch whose options have been checked.
+
+    Attributes:
+        config: the run.
+        options: where and how.
+        spec: what to start, of the first attempt.
+    """
+
+    config: RunConfig
+    options: Options
+    spec: LaunchSpec
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.output_dir).resolve()
+
+    def run(self) -> int:
+        """Start the ranks, watch them, and start them again as ``--max-restarts`` allows; returns the exit code."""
+        spec, last = self.spec, self.options.max_restarts + 1
+        with Signals() as signals:
+            for number in range(1, last + 1):
+                outcome = self._attempt(replace(spec, environment=self._environment(number)), number, signals)
+                if outcome.exit_code != TRY_AGAIN or outcome.asked or number == last:
+                    break
+                print(f"attempt {number + 1} of {last} continues with --resume auto in {PAUSE:.0f} s", flush=True)
+                if not _wait(PAUSE, signals):
+                    return 128 + signals.received[0]
+                port = spec.master_port if self.options.master_port else free_port()
+                spec = replace(spec, arguments=resuming(spec.arguments), master_port=port)
+        return outcome.exit_code
+
+    def _environment(self, number: int) -> dict[str, str]:
+        variables = {**self.spec.environment, "IGASCALE_ATTEMPT": str(number)}
+        if not self.options.no_ssh:
+            variables["IGASCALE_LOG_DIR"] = str(self.folder / "logs")
+        return variables
+
+    def _attempt(self, spec: LaunchSpec, number: int, signals: Signals) -> Outcome:
         began, started = time.time(), time.monotonic()
-        outcome = _attempt(config, options, spec, attempt)
-        again = outcome.exit_code == LOST and not outcome.asked and attempt <= options.max_restarts
-        _record(folder, options, spec, attempt, began, time.monotonic() - started, outcome)
-        if outcome.exit_code and not outcome.asked:
-            click.secho(f"error: {outcome.reason}", err=True, fg="red")
-        if not again:
-            break
-        click.echo(
-            f"attempt {attempt} ended ({outcome.reason}); attempt {attempt + 1} of {options.max_restarts + 1} continues with "
-            f"--resume auto in {PAUSE:.0f} s"
+        backend = self.options.backend
+        with Display(spec.world_size, f"{self.folder.name}: {backend}, attempt {number}") as display:
+            with self._monitor(spec, display) as monitor:
+                if monitor is not None:
+                    address = advertised_address(spec)
+                    spec = replace(spec, environment={**spec.environment, **monitor.environment(address)})
+                with _delivered(spec, backend) as spec:
+                    outcome = Attempt(
+                        BUILDERS[backend](spec),
+                        spec.forwarded,
+                        spec.world_size,
+                        monitor,
+                        signals,
+                        lambda: display.update(monitor.ranks if monitor else {}),
+                        display.line,
+                    ).run()
+            if outcome.exit_code and not (outcome.asked and outcome.exit_code > 128):
+                for line in logs.last_traceback(self.folder / "logs", outcome.rank) if outcome.rank >= 0 else ():
+                    display.line(f"[rank {outcome.rank}] {line}", error=True)
+                display.line(f"error: {outcome.reason}", error=True, style="red")
+        self._record(number, began, time.monotonic() - started, outcome)
+        return outcome
+
+    @contextmanager
+    def _monitor(self, spec: LaunchSpec, display: Display) -> Iterator[Monitor | None]:
+        """The Monitor of one attempt; none where every node's ranks are started by a launcher of its own."""
+        if self.options.no_ssh:
+            yield None
+            return
+        section = self.config.supervision
+        monitor = Monitor(
+            spec.world_size,
+            heartbeat_timeout=section.heartbeat_timeout,
+            hang_timeout=section.hang_timeout,
+            start_timeout=section.start_timeout,
+            bind="127.0.0.1" if advertised_address(spec).startswith("127.") else "0.0.0.0",
+            on_line=display.rank_line,
         )
-        time.sleep(PAUSE)
-        port = spec.master_port if options.master_port else free_port()
-        spec = replace(spec, arguments=resuming(spec.arguments), master_port=port)
-    return outcome.exit_code
+        try:
+            yield monitor
+        finally:
+            monitor.close()
+
+    def _record(self, attempt: int, began: float, seconds: float, outcome: Outcome) -> None:
+        """A line in ``launches.jsonl``; a run that was refused before it had a folder leaves none."""
+        if not (self.folder / "config.yaml").is_file():
+            return
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "attempt": attempt,
+            "backend": self.options.backend,
+            "hosts": [host.name for host in self.spec.hosts],
+            "world_size": self.spec.world_size,
+            "seconds": round(seconds, 1),
+            "exit_code": outcome.exit_code,
+            "reason": outcome.reason,
+        }
+        try:
+            with (self.folder / "launches.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            print(f"warning: {self.folder / 'launches.jsonl'}: {error.strerror}", flush=True)
 
 
 def resuming(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -59,41 +146,39 @@ def resuming(arguments: Sequence[str]) -> tuple[str, ...]:
     return (*kept, "--resume", "auto")
 
 
-def _attempt(config: RunConfig, options: Options, spec: LaunchSpec, number: int) -> Outcome:
-    spec = replace(spec, environment={**spec.environment, "IGASCALE_ATTEMPT": str(number)})
-    private = None
-    with tempfile.TemporaryDirectory(prefix="igascale-") as folder:
-        if spec.remote and options.backend == "deepspeed" and spec.launcher == "pdsh":
-            private = checks.send_private_file(spec, environment.pack({**spec.forwarded, **spec.environment}))
-            early = [(k, v) for k, v in spec.environment.items() if k in ("DS_ACCELERATOR", "OMP_NUM_THREADS")]
-            file = Path(folder) / "deepspeed_env"
-            file.write_text(deepspeed.env_file(private, early))
-            spec = replace(spec, env_file=str(file), environment=dict(early))
+def advertised_address(spec: LaunchSpec) -> str:
+    """Where the ranks reach this process: its address on the route to a host that is not this one."""
+    address = "127.0.0.1"
+    for host in spec.hosts if spec.remote or spec.hosts[0].name != "localhost" else ():
         try:
-            return Attempt(BUILDERS[options.backend](spec), spec.forwarded, spec.world_size, None, lambda: None).run()
-        finally:
-            if private:
-                checks.on_hosts(spec, f"rm -f {private}\n")
+            theirs = network.address_of(host.name, spec.ssh_config)
+            address = network.source_address(theirs)
+        except OSError:
+            continue
+        if address != theirs and not theirs.startswith("127."):
+            break
+    return address
 
 
-def _record(
-    folder: Path, options: Options, spec: LaunchSpec, attempt: int, began: float, seconds: float, outcome: Outcome
-) -> None:
-    """A line in ``launches.jsonl``; a run that was refused before it had a folder leaves none."""
-    if not (folder / "config.yaml").is_file():
+@contextmanager
+def _delivered(spec: LaunchSpec, backend: str) -> Iterator[LaunchSpec]:
+    """For pdsh: variables wait in a private file on every host, and DeepSpeed's own file of variables names it."""
+    if backend != "deepspeed" or not spec.remote or spec.launcher != "pdsh":
+        yield spec
         return
-    entry = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-        "attempt": attempt,
-        "backend": options.backend,
-        "hosts": [host.name for host in spec.hosts],
-        "world_size": spec.world_size,
-        "seconds": round(seconds, 1),
-        "exit_code": outcome.exit_code,
-        "reason": outcome.reason,
-    }
+    private = checks.send_private_file(spec, environment.pack({**spec.forwarded, **spec.environment}))
     try:
-        with (folder / "launches.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-    except OSError as error:
-        click.secho(f"warning: {folder / 'launches.jsonl'}: {error.strerror}", err=True, fg="yellow")
+        with tempfile.TemporaryDirectory(prefix="igascale-") as folder:  # mode 0700
+            file = Path(folder) / "deepspeed_env"
+            file.write_text(deepspeed.env_file(private))
+            yield replace(spec, environment={}, forwarded={}, env_file=str(file))
+    finally:
+        checks.on_hosts(spec, f"rm -f {private}\n")
+
+
+def _wait(seconds: float, signals: Signals) -> bool:
+    """Whether no signal came within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not signals.received:
+        time.sleep(0.1)
+    return not signals.received

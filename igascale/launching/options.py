@@ -139,8 +139,6 @@ def choose_hosts(options: Options) -> tuple[tuple[Host, ...], bool]:
                     f"in {options.hostfile}"
                 )
         hosts = tuple(Host(host.name, host.slots[: options.num_processes]) for host in hosts)
-    if options.node_rank is not None and options.node_rank >= len(hosts):
-        raise UserError(f"--node-rank {options.node_rank}: there are {len(hosts)} nodes, numbered from 0")
     return hosts, hosts != everything
 
 

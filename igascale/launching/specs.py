@@ -37,6 +37,8 @@ def build_spec(options: Options, arguments: Sequence[str]) -> LaunchSpec:
         hosts, filtered = _allocated(options), False
     else:
         hosts, filtered = choose_hosts(options)
+    if options.node_rank is not None and options.node_rank >= len(hosts):
+        raise UserError(f"--node-rank {options.node_rank}: there are {len(hosts)} nodes, numbered from 0")
     address = _master_address(options, hosts)
     node_rank, local_addr = options.node_rank, None
     if options.no_ssh and options.rdzv:

@@ -25,7 +25,16 @@ class WaitClock(Protocol):
 
     begun: int
     inside: bool
-    seconds: float
+
+
+def vote(signum: int) -> float:
+    """A number for a stop signal, or for none (0), such that the sum over ranks tells what :func:`elected` wants to know."""
+    return float(2 ** (16 * STOP_SIGNALS.index(signal.Signals(signum)))) if signum else 0.0
+
+
+def elected(total: float) -> int:
+    """The signal that all ranks stop for, from the sum of their votes (fewer than 65536 of each); 0 for none."""
+    return max((int(s) for s in STOP_SIGNALS if total >= vote(s)), key=vote, default=0)
 
 
 class Lifeline:
@@ -34,11 +43,13 @@ class Lifeline:
     Attributes:
         stop_signal: the signal that asked for a stop after this step, or 0.
         own_log: whether this process's output goes to a file of its own; then :meth:`say` is what the user sees.
+        cleanup: called before a verdict ends this process, in whatever state the main thread is.
     """
 
     def __init__(self) -> None:
         self.stop_signal = 0
         self.own_log = False
+        self.cleanup: Callable[[], object] = do_nothing
         self._graceful = False
         self._first_signal = -math.inf
         self._beat = Beat()
@@ -46,6 +57,16 @@ class Lifeline:
         self._clock: WaitClock | None = None
 
     # What the trainer says.
+
+    @property
+    def phase(self) -> str:
+        """Where the main thread is."""
+        return self._beat.phase
+
+    @property
+    def place(self) -> str:
+        """The step too, once there is one."""
+        return f"step {self._beat.step}, {self.phase}" if self._beat.step else self.phase
 
     def pulse(self, phase: str, step: int | None = None) -> None:
         """The main thread has come to ``phase`` (again); ``step`` counts from 1."""
@@ -123,3 +144,7 @@ def write_line(text: str) -> None:
     """Write to standard error, past Python's buffers, whose lock the main thread may hold."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode(errors="replace"))
+
+
+def do_nothing() -> None:
+    """For callbacks that nobody set."""

@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from igascale.errors import TRY_AGAIN
-from igascale.supervision.lifeline import STOP_SIGNALS, Lifeline, write_line
+from igascale.supervision.lifeline import STOP_SIGNALS, Lifeline, do_nothing, write_line
 from igascale.supervision.wire import Wire, shorten
 
 _BEAT = 1.0  # seconds between beats
@@ -45,10 +46,10 @@ class RankLifeline(Lifeline):
         super().__init__()
         self.rank, self.keeper, self.heartbeat_timeout = rank, keeper, heartbeat_timeout
         self.host, self.pid = socket.gethostname(), os.getpid()
-        self._name = f"rank {rank} ({self.host}, pid {self.pid})"
+        self.name = f"rank {rank} ({self.host}, pid {self.pid})"
         self._speaks = False  # whether a verdict goes to this process's stderr though it has no log of its own
-        self._before_exit: Callable[[], None] = _nothing
-        self._restore_signals: Callable[[], None] = _nothing
+        self._before_exit = do_nothing
+        self._restore_signals = do_nothing
         self._address: tuple[str, int] | None = None
         self._token = ""
         self._wire: Wire | None = None
@@ -56,6 +57,8 @@ class RankLifeline(Lifeline):
         self._ended = threading.Event()  # goodbye was said; what happens to the connection matters no more
         self._gone = threading.Event()  # the thread has ended
         self._deadline: tuple[float, str, int] | None = None  # when the thread ends the process, with what
+        self._leaving = False
+        self._generations, self._parents = 0, tuple[int, ...]()
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
@@ -75,7 +78,7 @@ class RankLifeline(Lifeline):
         """
         host, _, port = address.rpartition(":")
         self._speaks, self._token = speaks, token
-        self._before_exit = before_exit or _nothing
+        self._before_exit = before_exit or do_nothing
         self._address = (host.strip("[]"), int(port))
         self._nudge()
 
@@ -83,6 +86,10 @@ class RankLifeline(Lifeline):
     def attached(self) -> bool:
         """Whether there is a Monitor, or will be one."""
         return self._address is not None
+
+    def watch_parents(self, generations: int) -> None:
+        """Leave when the processes that started this one die: where no Monitor of theirs is missed, their pids are."""
+        self._generations, self._parents = generations, _parents(generations)
 
     def exit_after(self, seconds: float | None, message: str = "", exit_code: int = TRY_AGAIN) -> None:
         """End the process with ``message`` unless this is called again, with ``None``, within so many seconds."""
@@ -97,6 +104,8 @@ class RankLifeline(Lifeline):
         """See the base class."""
         if not self.attached or self._ended.is_set():
             return
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
         self._post("last words", text=shorten(message), exit_code=exit_code)
         self._gone.wait(_ANSWER)
         self._exit(message, exit_code, speak=True)
@@ -137,11 +146,30 @@ class RankLifeline(Lifeline):
 
     def _leave_at_once(self, signum: int, when: str) -> None:
         """In the thread: tell the others, so that none waits for this rank, and go."""
-        if self._deadline is None or self._deadline[2] != 128 + signum:
-            message = f"{self._name} stopped by {signal.Signals(signum).name} {when}"
+        self._leave(f"{self.name} stopped by {signal.Signals(signum).name} {when}", 128 + signum)
+
+    def _leave(self, message: str, exit_code: int) -> None:
+        """In the thread: make ``message`` the verdict, and go when it comes back, or a moment later if it does not."""
+        if not self._leaving:
+            self._leaving = True
             if self._wire is not None:
-                self._wire.send("last words", text=message, exit_code=128 + signum)
-            self.exit_after(1.0 if self._wire is not None else 0.0, message, 128 + signum)
+                self._wire.send("last words", text=message, exit_code=exit_code)
+            self.exit_after(1.0 if self._wire is not None else 0.0, message, exit_code)
+
+    def _watch_parents(self) -> None:
+        if self._parents != _parents(self._generations) and not self._ended.is_set():
+            self._leave(
+                f"{self.name} exits: the launcher that started it (pid {self._parents[-1]}) is gone; --resume auto continues from "
+                "the last checkpoint",
+                TRY_AGAIN,
+            )
+
+    def _watch_deadline(self, now: float) -> None:
+        if self._deadline is not None and now >= self._deadline[0]:
+            _, message, exit_code = self._deadline
+            if self._leaving:
+                self._exit(message, exit_code, speak=True)
+            self._leave(message, exit_code)
 
     # The thread.
 
@@ -150,7 +178,7 @@ class RankLifeline(Lifeline):
         try:
             self._serve()
         except Exception as error:  # a rank without its lifeline could be orphaned
-            self._exit(f"{self._name}: the lifeline failed: {type(error).__name__}: {error}", TRY_AGAIN, speak=True)
+            self._exit(f"{self.name}: the lifeline failed: {type(error).__name__}: {error}", TRY_AGAIN, speak=True)
         finally:
             self._gone.set()
 
@@ -185,8 +213,8 @@ class RankLifeline(Lifeline):
                         self._wire = None
                 if now >= next_beat:
                     next_beat = now + _BEAT
-                if self._deadline is not None and now >= self._deadline[0]:
-                    self._exit(*self._deadline[1:], speak=True)
+                    self._watch_parents()
+                self._watch_deadline(now)
 
     def _connect(self) -> Wire | None:
         """The connection; ``None`` where there is none and the run is over anyway. Ends the process where it should go on."""
@@ -208,13 +236,12 @@ class RankLifeline(Lifeline):
                 if time.monotonic() - started > limit:
                     where = "{}:{}".format(*self._address)
                     self._exit(
-                        f"{self._name} cannot reach {self.keeper} at {where} ({error}): it has ended, or a firewall is between",
+                        f"{self.name} cannot reach {self.keeper} at {where} ({error}): it has ended, or a firewall is between",
                         TRY_AGAIN,
                         speak=True,
                     )
                 self._hear_signals()
-                if self._deadline is not None and time.monotonic() >= self._deadline[0]:
-                    self._exit(*self._deadline[1:], speak=True)
+                self._watch_deadline(time.monotonic())
                 time.sleep(0.2)
 
     def _hear_signals(self) -> None:
@@ -263,7 +290,7 @@ class RankLifeline(Lifeline):
             return True
         how = "ended" if self._wire.closed else f"was silent for {silent:.0f} s (supervision.heartbeat_timeout)"
         return self._exit(
-            f"{self._name} exits: {self.keeper} {how} without a word; --resume auto continues from the last checkpoint",
+            f"{self.name} exits: {self.keeper} {how} without a word; --resume auto continues from the last checkpoint",
             TRY_AGAIN,
             speak=True,
         )
@@ -279,6 +306,8 @@ class RankLifeline(Lifeline):
         if speak or self._speaks or self.own_log:
             write_line(f"error: {message}")
         with suppress(Exception):
+            self.cleanup()
+        with suppress(Exception):
             if self._wire is not None:
                 self._wire.socket.close()  # a Monitor in this process waits for all connections to end
             self._before_exit()
@@ -293,5 +322,13 @@ class RankLifeline(Lifeline):
             self._waker.send(b"\0")
 
 
-def _nothing() -> None:
-    return
+def _parents(generations: int) -> tuple[int, ...]:
+    """Process ids of the parent, its parent, and so on; 0 where that cannot be read."""
+    pids: list[int] = []
+    for generation in range(generations):
+        parent = os.getppid() if generation == 0 else 0
+        if generation and pids[-1]:
+            with suppress(OSError, ValueError, IndexError):  # the name in brackets may hold anything
+                parent = int(Path(f"/proc/{pids[-1]}/stat").read_text().rpartition(")")[2].split()[1])
+        pids.append(parent)
+    return tuple(pids)

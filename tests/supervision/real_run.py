@@ -1,0 +1,127 @@
+"""Real training on two ranks under a stock launcher, watched by process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from igascale import checkpoint as checkpoints
+from igascale.launchers.base import free_port
+
+from launching import environment
+
+HERE = Path(__file__).parent
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc_per_node", "{n}", "--master_port", "{port}", "--module"],
+    "deepspeed": [
+        *("deepspeed.launcher.runner", "--num_accelerators", "{n}", "--master_port", "{port}"),
+        *("--no_local_rank", "--log_level", "error", "--module"),
+    ],
+}
+FOREVER = ("engine.name=deepspeed", "train.max_steps=100000", "checkpoint.every=2", "eval.every=null")
+
+
+class RealRun:
+    """``igascale train`` on ``n`` ranks in ``folder``; use it as a context, which leaves no process behind."""
+
+    def __init__(self, launcher: str, config: Path, out: Path, *overrides: str, n: int = 2):
+        self.folder, self.n = out, n
+        command = [part.format(n=n, port=free_port()) for part in LAUNCHERS[launcher]]
+        arguments = ["igascale", "train", str(config), f"output_dir={out}", *FOREVER, *overrides]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.output = out.parent / f"{out.name}.txt"
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command, *arguments],
+                env=environment(),
+                cwd=HERE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pids: dict[int, int] = {}
+        self._all: set[psutil.Process] = set()
+
+    def __enter__(self) -> RealRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in [*self._all, psutil.Process(self.process.pid)] if self.process.poll() is None else self._all:
+            if process.is_running():
+                process.kill()
+        self.process.wait(10)
+
+    def find_ranks(self, seconds: float = 60) -> None:
+        """Learn which process is which rank."""
+        deadline = time.monotonic() + seconds
+        while len(self.pids) < self.n:
+            self.look()
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.1)
+
+    def look(self) -> None:
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            self._all.add(process)
+            try:
+                if "igascale" in process.cmdline() and "RANK" in process.environ():
+                    arguments = process.cmdline()
+                    if arguments[arguments.index("igascale") - 1] == "-m":
+                        self.pids[int(process.environ()["RANK"])] = process.pid
+            except psutil.Error:
+                continue
+
+    def until_step(self, step: int, seconds: float = 90) -> None:
+        """Wait until so many steps are recorded."""
+        self.find_ranks(seconds)
+        metrics, deadline = self.folder / "metrics.jsonl", time.monotonic() + seconds
+        while not (metrics.is_file() and metrics.read_text().count('"kind": "train"') >= step):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.05)
+        self.look()
+
+    def signal(self, rank: int, signum: int) -> None:
+        os.kill(self.pids[rank], signum)
+
+    def gone(self, seconds: float) -> float:
+        """Wait until no rank is left; returns how long that took."""
+        started = time.monotonic()
+        while any(self.alive(rank) for rank in range(self.n)):
+            assert time.monotonic() - started < seconds, (self.pids, self.text())
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def alive(self, rank: int) -> bool:
+        try:
+            process = psutil.Process(self.pids[rank])
+            return process in self._all and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
+
+    def end(self, seconds: float = 60) -> int:
+        """The launcher's own status, when it has ended."""
+        return self.process.wait(seconds)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def said(self) -> list[str]:
+        """The lines that igascale wrote as errors."""
+        return [line for line in self.text().splitlines() if line.lstrip("\x1b[31m").startswith("error")]
+
+    def check_checkpoint(self) -> int:
+        """The latest checkpoint is whole; returns its step."""
+        found = checkpoints.find(self.folder, "auto")
+        assert found is not None
+        checkpoints.verify(found)
+        return checkpoints.load(found).step
+
+
+__all__ = ["RealRun", "signal"]
