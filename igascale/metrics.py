@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import resource
+import sys
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -94,7 +97,12 @@ class RunLog:
 
 
 class _JsonLines:
-    """One JSON object with a ``step`` per line, flushed at each line."""
+    """One JSON object with a ``step`` per line, handed to the system at each line.
+
+    A full disk does not end a run here (``checkpoint.on_error`` decides that): lines wait in memory until there is room.
+    """
+
+    _MOST_WAITING = 64 * 2**20  # bytes; what comes then is lost
 
     def __init__(self, path: Path, resume_step: int | None):
         kept = []
@@ -108,16 +116,45 @@ class _JsonLines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
-        self._file: TextIO = path.open("a")
+        self._path, self._waiting, self._lost = path, b"", 0
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; NaN and infinities become null, so that every JSON reader can read the file."""
-        self._file.write(json.dumps(_clean(record)) + "\n")
-        self._file.flush()
+        line = (json.dumps(_clean(record)) + "\n").encode()
+        waited = bool(self._waiting)
+        if len(self._waiting) + len(line) > self._MOST_WAITING:
+            self._lost += 1
+        else:
+            self._waiting += line
+        error = self._flush()
+        if error and not waited:
+            print(f"warning: {self._path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
+
+    def _flush(self) -> OSError | None:
+        lines, done = self._waiting, 0
+        try:
+            before = self._file.seek(0, os.SEEK_END)
+            while done < len(lines):
+                done += self._file.write(lines[done:])
+        except OSError as error:
+            whole = lines.rfind(b"\n", 0, done) + 1
+            with contextlib.suppress(OSError):  # half a line would spoil the next one, or the file if this is the end
+                self._file.truncate(before + whole)
+                done = whole
+            self._waiting = lines[done:]
+            return error
+        self._waiting = b""
+        return None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and say if it is not complete."""
+        self._flush()
+        if self._waiting or self._lost:
+            lines = self._waiting.count(b"\n") + self._lost
+            print(f"warning: the last {lines} lines of {self._path} could not be written", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _clean(value: Any) -> Any:
