@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def main() -> int:
     """Run a campaign; 0 where every run passed."""
     arguments = _arguments()
     _isolate()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)  # a campaign that is ended ends its runs
     base = Path(tempfile.mkdtemp(prefix="igascale-chaos-", dir=arguments.work))
     reasons = unavailable(arguments.one_host)
     for kind, reason in reasons.items():

@@ -62,12 +62,12 @@ class Rig:
     def command(self, run: Path, two_hosts: bool, asynchronous: bool, resume: bool) -> list[str]:
         """``igascale launch`` of one attempt."""
         argv = [sys.executable, "-m", "igascale", "launch", str(self.config), f"output_dir={run}"]
-        argv += [f"{key}={value}" for key, value in _overrides(asynchronous).items()]
+        argv += [f"checkpoint.asynchronous={str(asynchronous).lower()}"]
         argv += ["--resume", "auto"] if resume else []
         if two_hosts:
             hosts = ["--hostfile", str(self.hosts.hostfile()), "--ssh-config", str(self.hosts.ssh_config)]
             return [*argv, "--backend", "deepspeed", *hosts]
-        return [*argv, *_local(), "-n", "2"]
+        return [*argv, "--backend", "local", "-n", "2"]
 
     def environment(self, two_hosts: bool, inject: Path, temporary: Path) -> dict[str, str]:
         """Variables of one attempt's terminal; PYTHONPATH carries the marker to every process."""
@@ -124,23 +124,6 @@ def _prepare(folder: Path) -> Path:
         "train": {"max_steps": STEPS, "groups_per_batch": 3, "gradient_accumulation_steps": 2},
         "eval": {"every": 4, "max_groups": 2},
         "checkpoint": {"every": CHECKPOINT_EVERY, "keep": 2},
+        "supervision": {"heartbeat_timeout": HEARTBEAT_TIMEOUT},
     }
     return prepare(folder, **changes)
-
-
-def _overrides(asynchronous: bool) -> dict[str, Any]:
-    from igascale.config import RunConfig
-
-    known = {
-        name: set(field.annotation.model_fields)
-        for name, field in RunConfig.model_fields.items()
-        if name in ("checkpoint", "supervision")
-    }
-    wanted = {"checkpoint.asynchronous": str(asynchronous).lower(), "supervision.heartbeat_timeout": HEARTBEAT_TIMEOUT}
-    return {key: value for key, value in wanted.items() if key.split(".")[1] in known.get(key.split(".")[0], ())}
-
-
-def _local() -> list[str]:
-    from igascale.launchers import __path__ as path
-
-    return ["--backend", "local"] if (Path(path[0]) / "local.py").is_file() else []
