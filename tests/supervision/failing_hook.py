@@ -10,7 +10,7 @@ from igascale.hooks.mean import Mean
 
 
 class Failing(Mean):
-    def __init__(self, what="nothing", rank=1, at=4, seconds=0.0):
+    def __init__(self, what: str = "nothing", rank: int = 1, at: int = 4, seconds: float = 0.0):
         super().__init__()
         self.what, self.rank, self.at, self.seconds = what, rank, at, seconds
         self.memory_mb = 256.0
