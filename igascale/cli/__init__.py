@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "igascale.cli.train",
     "launch": "igascale.cli.launch",
     "checkpoint": "igascale.cli.checkpoint",
+    "doctor": "igascale.cli.doctor",
     "eval": "igascale.cli.eval",
     "merge": "igascale.cli.merge",
     "hooks": "igascale.cli.hooks",
