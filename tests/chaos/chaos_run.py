@@ -19,6 +19,7 @@ from chaos_rig import Rig, Timeline
 
 _DISK_MB = 24  # a run needs about three
 _POLL = 0.004
+TRY_AGAIN = 75  # of `igascale launch`: with --resume auto
 
 
 @dataclass
@@ -207,13 +208,26 @@ class Run:
         return self.process.poll() is None
 
     def _check_status(self, fault: Fault, attempt: Attempt) -> None:
-        killed_it = attempt.fault.startswith("kill launcher")
-        if attempt.status == 0 and not complete(self.run):
-            self._check("status", [f"0 from igascale launch, but the run is not complete ({fault})"])
-        if fault.do == "clock" and attempt.status != 0:
-            self._check("status", [f"{attempt.status} after {fault}: a clock is no reason to stop"])
-        if killed_it and attempt.status != -signal.SIGKILL:
-            self._check("status", [f"{attempt.status}, but the launcher was killed"])
+        """The exit code that a scheduler acts on, and the line that a person reads."""
+        finished, status = complete(self.run), attempt.status
+        if attempt.fault.startswith("kill launcher"):
+            expected = {-signal.SIGKILL}
+        elif attempt.fault == "too late" or fault.do == "clock":
+            expected = {0}
+        elif fault.do == "disk":
+            expected = {0} if finished else {2, TRY_AGAIN}
+        else:
+            expected = {0, TRY_AGAIN} if finished else {TRY_AGAIN}
+        if status not in expected:
+            self._check("status", [f"{status} after {fault} ({attempt.fault}), not one of {sorted(expected)}"])
+        if status == TRY_AGAIN and fault.moment.at == "step" and fault.victim.startswith("rank-"):
+            name = fault.victim.replace("-", " ")
+            if name not in self.log():
+                self._check("message", [f"{name} is not named after {fault}: ...{self.log()[-600:]}"])
+
+    def log(self) -> str:
+        """What the last attempt showed on its terminal."""
+        return (self.work / f"attempt-{len(self.outcome.attempts) - 1}.log").read_text()
 
     # The resume
 
@@ -223,8 +237,7 @@ class Run:
         if left:
             self._check("resume", [f"alive after {attempt.seconds:.0f} s: {processes.shown(left)}"])
         elif attempt.status != 0:
-            log = (self.work / f"attempt-{len(self.outcome.attempts) - 1}.log").read_text()
-            self._check("resume", [f"status {attempt.status}: ...{log[-600:]}"])
+            self._check("resume", [f"status {attempt.status}: ...{self.log()[-600:]}"])
         self._check_hosts("on the hosts after the resume", patience=10)
 
     def _check_hosts(self, when: str, patience: float) -> None:
