@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.group("checkpoint")
 def command() -> None:
-    """Look at checkpoints: list a run's, verify every file, show what one holds. Nothing is changed."""
+    """Look at checkpoints: list a run's, verify every file, show what one holds. Nothing is changed.
+
+    \b
+    Examples:
+      igascale checkpoint ls runs/first
+      igascale checkpoint verify runs/first
+    """
 
 
 @command.command("ls")
