@@ -30,26 +30,24 @@ def base(tmp_path_factory):
     return runs.prepare(folder, train=train, eval={"max_groups": 2})
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def source(request, base):
-    """The folder that DeepSpeed's own converter wrote; what DeepSpeed said of the state is ``truth.pt`` beside it."""
-    out = base.parent / request.param
-    launch("torchrun", 2, WORKER, str(base), str(out), request.param)
-    tag = out / "global_step3"
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    workers = ["--num_extract_workers", "1", "--num_merge_workers", "1"]
-    done = subprocess.run(
-        [*command, "--input_folder", str(tag), "--output_folder", str(out / "universal"), *workers],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return out / "universal"
+@pytest.fixture(scope="module")
+def sources(base):
+    """By dtype, the folder that DeepSpeed's own converter wrote; what DeepSpeed said of the state is ``truth.pt`` beside it."""
+    dtypes = ("float32", "bfloat16")
+    launch("torchrun", 2, WORKER, str(base), str(base.parent), *dtypes)
+    for dtype in dtypes:
+        folders = ["--input_folder", str(base.parent / dtype / "global_step3")]
+        folders += ["--output_folder", str(base.parent / dtype / "universal")]
+        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", *folders]
+        workers = ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+        done = subprocess.run([*command, *workers], env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return {dtype: base.parent / dtype / "universal" for dtype in dtypes}
 
 
-def test_to_the_bit_and_it_goes_on(base, source, tmp_path, capfd):
-    dtype = source.parent.name
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_to_the_bit_and_it_goes_on(base, sources, tmp_path, capfd, dtype):
+    source = sources[dtype]
     arguments = [f"output_dir={tmp_path / 'run'}", f"model.dtype={dtype}"]
     done = CliRunner().invoke(main, ["checkpoint", "import", str(source), str(base), *arguments])
     assert done.exit_code == 0, done.output
@@ -131,16 +129,11 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def one_source(base):
-    """The float32 one, without another launch where it is there."""
-    return base.parent / "float32" / "universal"
-
-
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", REFUSED)
-def test_what_is_refused(base, one_source, tmp_path, how):
+def test_what_is_refused(base, sources, tmp_path, how):
     folder = tmp_path / "universal"
-    shutil.copytree(one_source, folder)
+    shutil.copytree(sources["float32"], folder)
     damaged(folder, how)
     config = runs.load(base, f"output_dir={tmp_path / 'run'}")
     with pytest.raises(UserError, match=REFUSED[how]) as error:
@@ -154,8 +147,8 @@ def test_what_is_refused(base, one_source, tmp_path, how):
         assert (state["step"], state["optimizer_steps"]) == (1, 3)
 
 
-def test_a_place_behind_the_end(base, one_source, tmp_path):
+def test_a_place_behind_the_end(base, sources, tmp_path):
     config = runs.load(base, f"output_dir={tmp_path / 'run'}", "train.max_steps=2")
     with pytest.raises(UserError, match="is of step 3, but this run ends at step 2"):
-        import_universal(one_source, config, None, None, print)
+        import_universal(sources["float32"], config, None, None, print)
     assert not (tmp_path / "run").exists()

@@ -195,13 +195,13 @@ def test_a_pass_holds_as_many_rows_as_before(here, monkeypatch):
 
 def test_noise_that_decides_needs_the_same_passes(here):
     """2 ranks of 2 passes and 1 of 4 cut a step at the same places; 3 ranks do not."""
-    assert distance(here.state("2to1-noise"), here.state("whole2-noise")) < 1e-6
+    assert distance(here.state("2to1-noise"), here.state("whole2-noise")) < 1e-5
     error = here.state("3-noise")["error"]
     assert "estimates its gradients' noise" in error
     assert "--allow-change ranks" in error
     assert not (here.out / "3-noise").exists()  # a fork that is refused leaves nothing
     assert here.state("3-noise-allowed")["steps"] == 4
-    assert distance(here.state("3-noise-allowed"), here.state("whole2-noise")) > 1e-6  # rightly told from rounding
+    assert distance(here.state("3-noise-allowed"), here.state("whole2-noise")) > 3e-5  # rightly told from rounding
 
 
 def test_dropout_needs_the_same_number_of_ranks(here):

@@ -1,6 +1,6 @@
 """Run on every rank: what a user has without igascale. PEFT under DeepSpeed ZeRO-2 with torch's AdamW, saved by DeepSpeed.
 
-Usage: worker_plain_deepspeed.py RUN_YAML OUT DTYPE; rank 0 also saves what DeepSpeed itself says the state is.
+Usage: worker_plain_deepspeed.py RUN_YAML OUT DTYPE...; a folder each in OUT; rank 0 also saves what DeepSpeed itself says the state is.
 """
 
 import sys
@@ -15,9 +15,15 @@ import runs
 
 
 def main() -> None:
-    base, out, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     device = init_distributed()
+    for dtype in sys.argv[3:]:
+        train(Path(sys.argv[1]), Path(sys.argv[2]) / dtype, dtype, device)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def train(base: Path, out: Path, dtype: str, device: torch.device) -> None:
     deepspeed = _import_deepspeed()
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -45,8 +51,6 @@ def main() -> None:
             truth[f"{ours}.{moment}"] = safe_get_full_optimizer_state(p, moment).clone()
     if torch.distributed.get_rank() == 0:
         torch.save(truth, out / "truth.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
