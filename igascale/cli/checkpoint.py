@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @click.group("checkpoint")
 def command() -> None:
-    """Look at checkpoints: list a run's, verify every file, show what one holds; or bring one in from DeepSpeed."""
+    """Look at checkpoints: list a run's, verify every file, show what one holds; or bring one in from DeepSpeed.
+
+    \b
+    Examples:
+      igascale checkpoint ls runs/first
+      igascale checkpoint import out/universal run.yaml
+    """
 
 
 command.add_command(checkpoint_import.command)

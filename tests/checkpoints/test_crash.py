@@ -77,6 +77,14 @@ def arm(number, pipe):
         at("amid writing tensors", half)
         save_file(tensors, path, **keywords)
 
+    def write_text_deadly(path, text):
+        def half():
+            original(path, text[: len(text) // 2])
+
+        at("amid writing text", half)
+        return original(path, text)
+
+    original, Path.write_text = Path.write_text, write_text_deadly
     for name in CALLS:
         setattr(os, name, deadly(name, getattr(os, name)))
     io.open = deadly("io.open", io.open)
@@ -149,6 +157,7 @@ def test_killed_while_saving(tmp_path, case, background):
         told = killed_at(number, in_the_background(work) if background else work)
         seen.append(told)
         new = arguments["step"]
+        assert valid(root) == {names.step_of(p) for p in names.published(root)}, told  # none is there by half
         assert set(always) <= valid(root), told
         assert new in valid(root) or set(unless_new) <= valid(root), told
         found = find(run, "auto")
@@ -175,7 +184,16 @@ def test_killed_while_saving(tmp_path, case, background):
         if told is None:
             break
     assert number > 30, number
-    for call in ("mkdir", "rename", "replace", "fsync", "io.open", "before writing tensors", "amid writing tensors"):
+    for call in (
+        "mkdir",
+        "rename",
+        "replace",
+        "fsync",
+        "io.open",
+        "before writing tensors",
+        "amid writing tensors",
+        "amid writing text",
+    ):
         assert call in seen, (call, seen)
     if "keep" in arguments:
         assert "unlink" in seen

@@ -36,7 +36,9 @@ def train(base, run, at, *overrides):
     original = Saver.save
 
     def save(self, step, **keywords):
-        at.get(step, lambda: None)()
+        if step in at:
+            self.close()  # what is under way in the background is not meant
+            at[step]()
         original(self, step, **keywords)
 
     Saver.save = save
