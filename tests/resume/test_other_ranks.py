@@ -5,6 +5,7 @@ wrote. Every resume is a fork, so that a half serves several.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ class Runs:
 def here(tmp_path_factory):
     """All runs. 8 groups of 4 instances a step: on 1 rank 2 passes of 16 rows, on 2 ranks 2 of 8, on 3 ranks 2 of 8 or 4."""
     folder = tmp_path_factory.mktemp("ranks")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))  # for hook.name=stateful_hook:Momentum
     base = runs.prepare(
         folder,
         train={"max_steps": 4, "groups_per_batch": 4, "gradient_accumulation_steps": 2},
