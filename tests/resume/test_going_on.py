@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from igascale import assemble
+from igascale import assemble, runfolder
 from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
@@ -229,7 +229,10 @@ def test_a_result_that_is_missing_is_written(base, whole, tmp_path):
     """A run that died between its last checkpoint and its result is not finished."""
     run = tmp_path / "run"
     shutil.copytree(whole, run)
+    config = runs.load(base, f"output_dir={run}")
+    assert runfolder.check_start(config, "auto").finished
     shutil.rmtree(run / "adapter")
+    assert not runfolder.check_start(config, "auto").finished
     go(base, run, resume="auto")
     ours, theirs = (r / "adapter" / "adapter_model.safetensors" for r in (run, whole))
     assert ours.read_bytes() == theirs.read_bytes()
