@@ -28,6 +28,7 @@ def command() -> None:
     Examples:
       igascale checkpoint ls runs/first
       igascale checkpoint verify runs/first
+      igascale checkpoint import out/universal run.yaml
     """
 
 

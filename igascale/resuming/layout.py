@@ -83,5 +83,7 @@ def describe_change(before: Layout, after: Layout) -> str:
     )
     if before.world_size == after.world_size and before.passes == after.passes:
         return ""
-    passes = f"{before.passes} -> {after.passes} forward passes per step of at most {after.largest_pass} instances"
-    return f"{ranks}: {passes} on each; {groups}"
+    passes = (
+        f"{before.passes} -> {after.passes} forward passes per step of at most {after.largest_pass} instances on each"
+    )
+    return f"{ranks}: {passes}; {groups}"

@@ -320,5 +320,5 @@ def test_a_start_that_is_only_checked_writes_nothing(base, tmp_path):
     (run / "checkpoints" / "latest").unlink()
     before = sorted(run.rglob("*"))
     config = runs.load(base, f"output_dir={run}", "eval.every=null")
-    assert runfolder.check_start(config, "auto").name == "step-00000002"
+    assert runfolder.check_start(config, "auto").folder.name == "step-00000002"
     assert sorted(run.rglob("*")) == before

@@ -5,10 +5,12 @@ wrote. Every resume is a fork, so that a half serves several.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from igascale import assemble
@@ -62,27 +64,31 @@ class Runs:
 def here(tmp_path_factory):
     """All runs. 8 groups of 4 instances a step: on 1 rank 2 passes of 16 rows, on 2 ranks 2 of 8, on 3 ranks 2 of 8 or 4."""
     folder = tmp_path_factory.mktemp("ranks")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))  # for hook.name=stateful_hook:Momentum
     base = runs.prepare(
         folder,
-        train={"max_steps": 6, "groups_per_batch": 4, "gradient_accumulation_steps": 2},
+        train={"max_steps": 4, "groups_per_batch": 4, "gradient_accumulation_steps": 2},
         optimizer={"lr": 1e-3, "warmup_ratio": 0.5},
     )
+    config = yaml.safe_load(base.read_text())
+    config["data"] |= {"validation": None, "ood": None}
+    base.write_text(yaml.safe_dump(config))
     all_runs = Runs(base, folder / "runs")
     all_runs.out.mkdir()
-    half = {"stop_after": 3}
+    half = {"stop_after": 2}
     plan = {f"whole2-{case}": {"overrides": extra} for case, extra in CASES.items()}
     plan |= {f"half2-{case}": {"overrides": extra} | half for case, extra in CASES.items()}
     plan |= {
         "half2z1-iga": {"overrides": [*CASES["iga"], ZERO1]} | half,
         "half2-bf16": {"overrides": BF16} | half,
         "half2-dropout": {"overrides": DROPOUT, "stop_after": 1},
-        "half2-noise": {"overrides": NOISE, "stop_after": 2},
+        "half2-noise": {"overrides": NOISE, "stop_after": 1},
         "whole2-noise": {"overrides": NOISE},
     }
     all_runs.on(2, plan)
     for case, extra in CASES.items():
-        all_runs.here(f"half1-{case}", extra, stop_after=3)
-    all_runs.here("half1-bf16", BF16, stop_after=3)
+        all_runs.here(f"half1-{case}", extra, stop_after=2)
+    all_runs.here("half1-bf16", BF16, stop_after=2)
     plan = {f"half3-{case}": {"overrides": extra} | half for case, extra in CASES.items()}
     plan |= {f"2to3-{case}": {"overrides": extra, "resume": f"half2-{case}"} for case, extra in CASES.items()}
     plan |= {
@@ -124,24 +130,24 @@ def distance(ours, theirs):
 @pytest.mark.parametrize("move", MOVES)
 def test_the_curve_goes_on(here, move, case):
     """To rounding. An undisturbed run on 2 ranks and a resumed one differ by the order of float32 sums only: the losses of
-    a step by a few units in the last place (1.2e-7), the parameters by what Adam makes of that in three steps."""
+    a step by one unit in the last place (measured: 1e-7), masters and moments likewise (1e-7)."""
     found, expected = here.records(f"{move}-{case}"), here.records(f"whole2-{case}")
-    assert list(found) == [4, 5, 6]
+    assert list(found) == [3, 4]
     for step in found:
         assert found[step]["tokens"] == expected[step]["tokens"]  # the very groups
         assert found[step]["lr"] == expected[step]["lr"]
-        assert found[step]["losses"] == pytest.approx(expected[step]["losses"], rel=2e-6)
-        assert found[step]["grad_norm_after"] == pytest.approx(expected[step]["grad_norm_after"], rel=1e-4)
+        assert found[step]["losses"] == pytest.approx(expected[step]["losses"], rel=5e-7)
+        assert found[step]["grad_norm_after"] == pytest.approx(expected[step]["grad_norm_after"], rel=5e-7)
     state, whole = here.state(f"{move}-{case}"), here.state(f"whole2-{case}")
-    assert state["steps"] == whole["steps"] == 6
-    assert distance(state, whole) < 1e-4
+    assert state["steps"] == whole["steps"] == 4
+    assert distance(state, whole) < 1e-6
 
 
 def test_an_other_curve_would_show(here):
     """The tolerances above are tight: what two rules, or a step more, make different is far outside of them."""
     for a, b in (("iga", "mean"), ("momentum", "mean")):
-        assert distance(here.state(f"whole2-{a}"), here.state(f"whole2-{b}")) > 1e-2
-    assert distance(here.state("half2-mean"), here.state("whole2-mean")) > 1e-2
+        assert distance(here.state(f"whole2-{a}"), here.state(f"whole2-{b}")) > 1e-4
+    assert distance(here.state("half2-mean"), here.state("whole2-mean")) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -155,8 +161,8 @@ def test_an_other_curve_would_show(here):
     ],
 )
 def test_masters_and_moments_arrive_to_the_bit(here, name, source):
-    state, file = here.state(name), here.checkpoint(source, 3) / "optimizer.safetensors"
-    assert state.pop("steps") == 3
+    state, file = here.state(name), here.checkpoint(source, 2) / "optimizer.safetensors"
+    assert state.pop("steps") == 2
     saved = load_file(file)
     assert state.keys() == saved.keys()
     assert all(torch.equal(state[k], saved[k]) for k in saved)
@@ -165,34 +171,39 @@ def test_masters_and_moments_arrive_to_the_bit(here, name, source):
 
 @pytest.mark.parametrize("move", ["z2toz1", "z1toz2"])
 def test_zero_1_and_2_are_one_run(here, move):
-    assert distance(here.state(f"{move}-iga"), here.state("whole2-iga")) < 1e-5
+    state, whole = here.state(f"{move}-iga"), here.state("whole2-iga")
+    assert state.pop("steps") == whole.pop("steps")
+    assert all(torch.equal(state[k], whole[k]) for k in whole)
 
 
 def test_a_pass_holds_as_many_rows_as_before(here, monkeypatch):
-    rows = {
-        name: here.counters(name, 6)["rows_per_pass"] for name in ("whole2-mean", "2to1-mean", "2to3-mean", "1to2-mean")
-    }
+    names = ("whole2-mean", "2to1-mean", "2to3-mean", "1to2-mean")
+    rows = {name: here.counters(name, 4).get("rows_per_pass") for name in names}
     assert rows == {"whole2-mean": None, "2to1-mean": 8, "2to3-mean": 8, "1to2-mean": 16}
-    seen = []
-    forward_backward = Trainer._forward_backward
-    monkeypatch.setattr(
-        Trainer,
-        "_forward_backward",
-        lambda self, batch, *rest: seen.append(len(batch)) or forward_backward(self, batch, *rest),
-    )
-    here.here(
-        "again", CASES["mean"], resume="2to1-mean/checkpoints/step-00000006", allow=["train.max_steps"], stop_after=1
-    )
+    seen, forward_backward = [], Trainer._forward_backward
+
+    def watched(self, capture, rows, *rest):
+        seen.append(len(rows))
+        return forward_backward(self, capture, rows, *rest)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", watched)
+    here.here("2to1-again", CASES["mean"], resume="half2-mean", stop_after=1)
+    assert seen == [8, 8, 8, 8]
+    here.here("2to1-again", CASES["mean"], resume="2to1-again")  # and so it stays, on as many ranks
+    assert seen == [8] * 8
+    here.here("2to1-otherwise", [*CASES["mean"], "train.micro_batch_size=5"], resume="half2-mean", stop_after=1)
+    assert max(seen[8:]) == 5  # what the user asks for now has the last word
 
 
 def test_noise_that_decides_needs_the_same_passes(here):
     """2 ranks of 2 passes and 1 of 4 cut a step at the same places; 3 ranks do not."""
-    assert distance(here.state("2to1-noise"), here.state("whole2-noise")) < 1e-4
+    assert distance(here.state("2to1-noise"), here.state("whole2-noise")) < 1e-5
     error = here.state("3-noise")["error"]
     assert "estimates its gradients' noise" in error
     assert "--allow-change ranks" in error
     assert not (here.out / "3-noise").exists()  # a fork that is refused leaves nothing
-    assert here.state("3-noise-allowed")["steps"] == 6
+    assert here.state("3-noise-allowed")["steps"] == 4
+    assert distance(here.state("3-noise-allowed"), here.state("whole2-noise")) > 3e-5  # rightly told from rounding
 
 
 def test_dropout_needs_the_same_number_of_ranks(here):
@@ -200,7 +211,7 @@ def test_dropout_needs_the_same_number_of_ranks(here):
     assert "lora.dropout > 0" in error
     assert "--allow-change ranks" in error
     assert not (here.out / "3-dropout").exists()
-    assert here.state("3-dropout-allowed")["steps"] == 6
+    assert here.state("3-dropout-allowed")["steps"] == 4
     last = json.loads((here.out / "3-dropout-allowed" / "resumes.jsonl").read_text().splitlines()[-1])
     assert (last["step"], last["world_size"], last["engine"], last["fork"]) == (1, 3, "deepspeed", True)
     assert last["allowed"] == ["ranks"]

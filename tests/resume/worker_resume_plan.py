@@ -13,6 +13,7 @@ import runs
 
 
 def main() -> None:
+    sys.path.insert(0, str(Path(runs.__file__).parent / "distributed"))  # for hook.name=stateful_hook:Momentum
     base, out, plan = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(1)
     device = init_distributed()
