@@ -57,7 +57,7 @@ class RealRun:
                 process.kill()
         self.process.wait(10)
 
-    def find_ranks(self, seconds: float = 60) -> None:
+    def find_ranks(self, seconds: float = 180) -> None:
         """Learn which process is which rank."""
         deadline = time.monotonic() + seconds
         while len(self.pids) < self.n:
@@ -77,7 +77,7 @@ class RealRun:
             except psutil.Error:
                 continue
 
-    def until_step(self, step: int, seconds: float = 90) -> None:
+    def until_step(self, step: int, seconds: float = 180) -> None:
         """Wait until so many steps are recorded."""
         self.find_ranks(seconds)
         metrics, deadline = self.folder / "metrics.jsonl", time.monotonic() + seconds
