@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import click
@@ -61,7 +61,8 @@ def submit(config: RunConfig, options: Options, arguments: Sequence[str], dry_ru
         click.echo("\n".join(redact(line) for line in script.splitlines()))
         return 0
     resume = arguments[arguments.index("--resume") + 1] if "--resume" in arguments else None
-    checks.check_run(config, job.nodes * job.slots, resume)
+    allow = [key for option, key in pairwise(arguments) if option == "--allow-change"]
+    checks.check_run(config, job.nodes * job.slots, resume, allow)
     checks.check_programs(options, None)
     return _sbatch(run, script, options)
 

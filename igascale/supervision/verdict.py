@@ -157,8 +157,8 @@ class Watched:
 def died(watched: Watched) -> Verdict:
     """The connection of a rank ended without a goodbye."""
     return watched.accuse(
-        f"{watched.name} died at {watched.place}, without a word: it was killed, crashed or ran out of memory (its log, and "
-        f"dmesg on {watched.host}, may know)"
+        f"{watched.name} died without a word, last heard of at {watched.place}: it was killed, crashed or ran out of memory "
+        f"(its log, and dmesg on {watched.host}, may know)"
     )
 
 
