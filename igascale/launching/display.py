@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -15,6 +16,7 @@ from igascale.supervision.verdict import RankStatus
 
 #: Up to so many ranks have a line each; more are shown by host.
 EACH = 16
+_REDRAW = 0.5  # seconds
 
 
 class Display:
@@ -29,7 +31,7 @@ class Display:
         self.world_size, self.title = world_size, title
         self.out, self.err = Console(highlight=False), Console(highlight=False, stderr=True)
         self.live = Live(console=self.out, refresh_per_second=4, auto_refresh=False) if sys.stdout.isatty() else None
-        self._told = False
+        self._told, self._drawn = False, 0.0
 
     def __enter__(self) -> Display:
         if self.live:
@@ -51,9 +53,10 @@ class Display:
 
     def update(self, ranks: Mapping[int, RankStatus]) -> None:
         """Show the ranks as they are now."""
-        if self.live:
+        if self.live and time.monotonic() - self._drawn > _REDRAW:
+            self._drawn = time.monotonic()
             self.live.update(table(ranks, self.world_size, self.title), refresh=True)
-        elif not self._told and len(ranks) == self.world_size:
+        elif not self.live and not self._told and len(ranks) == self.world_size:
             self._told = True
             hosts = {host: sum(1 for _ in group) for host, group in groupby(sorted(s.host for s in ranks.values()))}
             self.line(f"{self.world_size} ranks: {', '.join(f'{host} {count}' for host, count in hosts.items())}")

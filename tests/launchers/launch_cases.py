@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -16,6 +17,8 @@ from launching import environment
 class Started:
     """``igascale launch`` under way, with the processes that ever ran below it."""
 
+    all: ClassVar[list[Started]] = []
+
     def __init__(self, base: Path, run: Path, *arguments: str, env: dict[str, str] | None = None):
         self.run = run
         command = [sys.executable, "-m", "igascale", "launch", str(base), f"output_dir={run}", *arguments]
@@ -23,13 +26,27 @@ class Started:
             command, env={**environment(), **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.below: dict[int, psutil.Process] = {}
+        Started.all.append(self)
 
-    def wait_for_steps(self, count: int, timeout: float = 120) -> None:
+    @classmethod
+    def kill_all(cls) -> None:
+        """End what still runs of all launches."""
+        for started in cls.all:
+            started.look()
+            started.process.kill()
+            for process in started.below.values():
+                if process.is_running():
+                    process.kill()
+        cls.all.clear()
+
+    def wait_for_steps(self, count: int, timeout: float = 240) -> None:
         """Until the run has logged so many steps."""
         deadline = time.monotonic() + timeout
         while len(steps(self.run)) < count:
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "no progress"
+            if time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(("no progress", self.process.communicate()))
             self.look()
             time.sleep(0.05)
 
@@ -53,7 +70,7 @@ class Started:
                 continue
         return found
 
-    def finish(self, timeout: float = 120) -> tuple[int, str, str]:
+    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
         """Status, stdout and stderr, when it has ended."""
         try:
             out, err = self.process.communicate(timeout=timeout)
