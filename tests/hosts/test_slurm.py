@@ -50,7 +50,7 @@ def test_preempted_twice_and_finished(slurm, folder):
 
 
 def test_bad_input_submits_nothing(slurm, folder):
-    for extra, told in ((["--partition", "none-such"], "invalid partition"), (["-n", "99"], "more ranks than the")):
+    for extra, told in ((["--partition", "none-such"], "Invalid partition"), (["-n", "99"], "more ranks than the")):
         arguments = ["--backend", "slurm", "-n", "2", *extra, "output_dir=never"]
         done = slurm.igascale("launch", "run.yaml", *arguments, cwd=folder)
         assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
