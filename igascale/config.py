@@ -149,8 +149,18 @@ class EvalConfig(_Section):
 class CheckpointConfig(_Section):
     """Resumable checkpoints, adapter and optimizer only."""
 
-    every: int | None = Field(200, ge=1, description="optimizer steps between checkpoints; null: only at the end")
-    keep: int = Field(2, ge=1, description="how many to keep")
+    every: int | None = Field(200, ge=1, description="optimizer steps between checkpoints; null: none by steps")
+    minutes: float | None = Field(None, gt=0, description="also one when so much time has passed since the last")
+    keep: int = Field(2, ge=1, description="how many to keep, the newest")
+    keep_best: bool = Field(
+        False, description="also write and keep the one with the lowest mean loss on data.validation (never data.ood)"
+    )
+    asynchronous: bool = Field(
+        False, description="training waits for the copy to host memory only; a thread writes (needs room for the copy)"
+    )
+    on_error: Literal["stop", "continue"] = Field(
+        "stop", description="when one cannot be written; continue: warn, and try again at the next"
+    )
 
 
 class SupervisionConfig(_Section):
@@ -178,6 +188,11 @@ class LoggingConfig(_Section):
 
     every: int = Field(1, ge=1)
     tensorboard: bool = False
+    wandb: bool = Field(
+        False, description="also send to Weights & Biases (docs/runs.md); WANDB_MODE=offline keeps it here"
+    )
+    wandb_project: str | None = Field(None, description="null: WANDB_PROJECT, else igascale")
+    wandb_name: str | None = Field(None, description="null: the run folder's name")
 
 
 class HookConfig(BaseModel):
@@ -221,6 +236,10 @@ class RunConfig(_Section):
             )
         if data.augment is not None and data.pool != "seeds":
             raise ValueError(f"data.augment needs data.pool: seeds, not {data.pool}")
+        if self.checkpoint.keep_best and data.validation is None:
+            raise ValueError(
+                "checkpoint.keep_best needs data.validation: the best is the one with the lowest loss there"
+            )
         if lora.full_rank:
             for key, value, remedy in (
                 ("dropout", lora.dropout, 0),

@@ -1,18 +1,22 @@
-"""The figures of a run, written as they come: JSON lines, and TensorBoard on request."""
+"""The figures of a run, written as they come: JSON lines, and boards on request."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import resource
+import sys
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
-from igascale.errors import UserError
+from igascale.boards import Board, open_boards
+from igascale.config import RunConfig
 from igascale.step import StepReport
 
 METRICS = "metrics.jsonl"
@@ -24,27 +28,19 @@ class RunLog:
 
     Args:
         folder: the run folder; ``None`` on ranks that write nothing.
-        every: steps between training records; a skipped step is always recorded.
-        tensorboard: also write TensorBoard events.
+        config: the run; its ``logging`` section decides how often and where to.
         resume_step: drop the records of later steps, which a resumed run will write again; ``None`` for a new run.
     """
 
-    def __init__(self, folder: Path | None, every: int, tensorboard: bool, resume_step: int | None):
-        self.every = every
+    def __init__(self, folder: Path | None, config: RunConfig, resume_step: int | None):
+        self.every = config.logging.every
         self._metrics = self._adapters = None
-        self._board: Any = None
+        self._boards: list[Board] = []
         if folder is None:
             return
         self._metrics = _JsonLines(folder / METRICS, resume_step)
         self._adapters = _JsonLines(folder / ADAPTER_METRICS, resume_step)
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise UserError("logging.tensorboard needs it installed: pip install 'igascale[tensorboard]'") from None
-            self._board = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
-            )
+        self._boards = open_boards(folder, config, resume_step)
 
     def train(self, step: int, report: StepReport, domains: tuple[str, ...], **figures: float) -> None:
         """Record an optimizer step; ``figures`` are lr, tokens, seconds, ..."""
@@ -80,21 +76,24 @@ class RunLog:
             self._scalars(step, {}, **{f"validation_{name}": values for name, values in losses.items()})
 
     def _scalars(self, step: int, scalars: Mapping[str, float], **groups: Mapping[str, float]) -> None:
-        if self._board is None:
-            return
         flat = dict(scalars) | {f"{g}/{k}": v for g, values in groups.items() for k, v in values.items()}
-        for name, value in flat.items():
-            self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.add(flat, step)
 
     def close(self) -> None:
         """Close the files."""
-        for log in (self._metrics, self._adapters, self._board):
+        for log in (self._metrics, self._adapters, *self._boards):
             if log is not None:
                 log.close()
 
 
 class _JsonLines:
-    """One JSON object with a ``step`` per line, flushed at each line."""
+    """One JSON object with a ``step`` per line, handed to the system at each line.
+
+    A full disk does not end a run here (``checkpoint.on_error`` decides that): lines wait in memory until there is room.
+    """
+
+    _MOST_WAITING = 64 * 2**20  # bytes; what comes then is lost
 
     def __init__(self, path: Path, resume_step: int | None):
         kept = []
@@ -108,16 +107,45 @@ class _JsonLines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
-        self._file: TextIO = path.open("a")
+        self._path, self._waiting, self._lost = path, b"", 0
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; NaN and infinities become null, so that every JSON reader can read the file."""
-        self._file.write(json.dumps(_clean(record)) + "\n")
-        self._file.flush()
+        line = (json.dumps(_clean(record)) + "\n").encode()
+        waited = bool(self._waiting)
+        if len(self._waiting) + len(line) > self._MOST_WAITING:
+            self._lost += 1
+        else:
+            self._waiting += line
+        error = self._flush()
+        if error and not waited:
+            print(f"warning: {self._path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
+
+    def _flush(self) -> OSError | None:
+        lines, done = self._waiting, 0
+        try:
+            before = self._file.seek(0, os.SEEK_END)
+            while done < len(lines):
+                done += self._file.write(lines[done:])
+        except OSError as error:
+            whole = lines.rfind(b"\n", 0, done) + 1
+            with contextlib.suppress(OSError):  # half a line would spoil the next one, or the file if this is the end
+                self._file.truncate(before + whole)
+                done = whole
+            self._waiting = lines[done:]
+            return error
+        self._waiting = b""
+        return None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and say if it is not complete."""
+        self._flush()
+        if self._waiting or self._lost:
+            lines = self._waiting.count(b"\n") + self._lost
+            print(f"warning: the last {lines} lines of {self._path} could not be written", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _clean(value: Any) -> Any:

@@ -1,25 +1,33 @@
 """The run folder: what ran, with what, and what came out.
 
-``config.yaml`` (resolved) and ``environment.json`` are written first; ``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow;
-``checkpoints/`` is for resuming; ``adapter/`` is the result, a normal PEFT folder.
+``config.yaml`` (resolved) and ``environment.json`` are written first; ``status.json`` says how the run is doing;
+``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow; ``resumes.jsonl`` has a line for every time the run went on from a
+checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the result, a normal PEFT folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import sys
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from igascale import checkpoint
+from igascale.boards import check_boards
+from igascale.checkpoints.find import Found, find
+from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
-from igascale.resuming import check_same_mathematics
+from igascale.files import write_atomically
+from igascale.record import ENVIRONMENT, environment, rank_facts
+from igascale.resuming import history
+from igascale.resuming.foreign import describe_foreign
+from igascale.resuming.start import Resumption, examine
+from igascale.status import STATUS, RunStatus
+
+_T = TypeVar("_T")
 
 
 def check_absent(folder: Path) -> None:
@@ -29,19 +37,18 @@ def check_absent(folder: Path) -> None:
         UserError: it exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"output_dir {folder} already exists: continue it with --resume auto, or choose another output_dir "
-            "(nothing was changed)"
-        )
+        foreign = describe_foreign(folder)
+        what = f" ({foreign}): choose" if foreign else ": continue it with --resume auto, or choose"
+        raise UserError(f"output_dir {folder} already exists{what} another output_dir (nothing was changed)")
 
 
 def withdraw(folder: Path) -> None:
     """Undo :func:`record` for a start that was refused before its first step; anything more in the folder is left alone.
 
-    The alternative, to accept a folder that holds these two files, would let a second run start in the folder of one that is
+    The alternative, to accept a folder that holds these files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    ours = [folder / "config.yaml", folder / "environment.json", *(folder / "logs").glob("rank-*.log")]
+    ours = [folder / "config.yaml", folder / ENVIRONMENT, folder / STATUS, *(folder / "logs").glob("rank-*.log")]
     if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
         for path in ours:
             path.unlink()
@@ -50,68 +57,40 @@ def withdraw(folder: Path) -> None:
         folder.rmdir()
 
 
-def record(folder: Path, config: RunConfig, world_size: int) -> None:
-    """Write the resolved configuration and the environment, before anything runs.
+def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Write the resolved configuration and the environment, before anything runs, and that the run has started.
+
+    Args:
+        folder: the run folder.
+        config: the run.
+        facts: :func:`igascale.record.environment` of this start.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    facts = json.dumps(environment(world_size), indent=1) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml())
-        (folder / "environment.json").write_text(facts)
+        write_atomically(folder / "config.yaml", config.to_yaml())
+        write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+    RunStatus(folder)
 
 
-def environment(world_size: int) -> dict[str, Any]:
-    """Versions, command and hardware of this process, for the record."""
-    import torch
-
-    packages = ("igascale", "torch", "deepspeed", "transformers", "peft", "safetensors", "tokenizers")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "world_size": world_size,
-    }
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, where igascale runs from one (an installed wheel may lie inside somebody else's)."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return None
-    return done.stdout.strip() or None
-
-
-def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path | None:
+def open_run(config: RunConfig, resume: str | None, comm: Collectives, allow: Sequence[str] = ()) -> Resumption | None:
     """Create the run folder and write the configuration, or find the checkpoint to continue from; before anything loads.
 
-    Rank 0 looks and writes, every rank hears the same.
+    Rank 0 looks and writes, every rank hears the same. The folder of a run that goes on is not touched before
+    :func:`record_resume`, but for what a crash left in its ``checkpoints``.
 
     Args:
         config: the run.
-        resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoint.find`.
+        resume: ``None`` for a new run, ``auto`` or a path; see :func:`igascale.checkpoints.find.find`.
         comm: the ranks.
+        allow: keys and sections that may differ from the checkpoint's.
 
     Returns:
-        A verified checkpoint, or ``None`` to start from the beginning.
+        What to continue from, or ``None`` to start from the beginning.
 
     Raises:
         UserError: the folder holds something else, the checkpoint is not whole or belongs to another configuration, or
@@ -122,39 +101,107 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives) -> Path |
             f"{comm.world_size} processes but only {config.groups_per_step} isomer groups per optimizer step; a group is "
             "never split between ranks: start fewer processes or raise train.groups_per_batch"
         )
-    problem, found = "", None
+    ranks = comm.gather_objects(rank_facts(comm.rank))
+    return _on_first_rank(comm, lambda: _open(config, resume, ranks, allow))
+
+
+def _on_first_rank(comm: Collectives, act: Callable[[], _T]) -> _T:
+    """Rank 0's result, or its :class:`UserError`, on every rank."""
+    problem, result = "", None
     if comm.rank == 0:
         try:
-            found = _open(config, resume, comm.world_size)
+            result = act()
         except UserError as error:
             problem = str(error)
-    problem, found = comm.gather_objects((problem, found))[0]
+    problem, result = comm.gather_objects((problem, result))[0]
     if problem:
         raise UserError(problem)
-    return found
+    return result  # type: ignore[return-value]
 
 
-def _open(config: RunConfig, resume: str | None, world_size: int) -> Path | None:
-    found = check_start(config, resume)
-    if found is not None:
-        checkpoint.verify(found)
-        check_same_mathematics(checkpoint.read_config(found), config.model_dump(mode="json"))
-    record(Path(config.output_dir).resolve(), config, world_size)
-    return found
+def _open(
+    config: RunConfig, resume: str | None, ranks: list[dict[str, Any]], allow: Sequence[str]
+) -> Resumption | None:
+    folder = Path(config.output_dir).resolve()
+    found, start = _look(config, resume, allow, len(ranks), hashes=True)
+    if start is None or start.fork:
+        record(folder, config, environment(config, ranks))
+    elif resume == "auto" and not start.finished:
+        try:
+            checkpoint, told = settle(folder / "checkpoints", found)
+        except OSError as error:
+            raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+        for line in told:
+            print(f"warning: {line}", file=sys.stderr, flush=True)
+        if checkpoint is not None:
+            start = replace(start, folder=checkpoint)
+    return start
 
 
-def check_start(config: RunConfig, resume: str | None) -> Path | None:
-    """Whether the run folder may be used, without writing to it.
+def check_start(
+    config: RunConfig, resume: str | None, allow: Sequence[str] = (), world_size: int | None = None
+) -> Resumption | None:
+    """Whether the run may begin or go on, without writing anything; the files of a checkpoint are not read in full.
 
     Returns:
-        The checkpoint to continue from, if any.
+        What to continue from, if anything.
 
     Raises:
-        UserError: the folder holds something that this run does not continue.
+        UserError: the folder holds something that this run does not continue, or a board's package is not installed.
     """
+    check_boards(config.logging)
+    return _look(config, resume, allow, world_size, hashes=False)[1]
+
+
+def _look(
+    config: RunConfig, resume: str | None, allow: Sequence[str], world_size: int | None, hashes: bool
+) -> tuple[Found, Resumption | None]:
     folder = Path(config.output_dir).resolve()
-    found = checkpoint.find(folder, resume) if resume else None
-    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", "environment.json"))
-    if not ours and (found is None or found.resolve().parent != folder / "checkpoints"):
+    if allow and not resume:
+        raise UserError(f"--allow-change {allow[0]}: nothing is resumed; leave it out, or add --resume")
+    if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
+        raise UserError(f"no checkpoint in {resume}: {foreign}")
+    found = find(folder, resume, hashes=hashes) if resume else Found(None)
+    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
+    if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
-    return found
+    if found.folder is None:
+        return found, None
+    return found, examine(found.folder, config, folder, allow, world_size)
+
+
+def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> None:
+    """Write down that the run goes on: its configuration now, and a line of ``resumes.jsonl`` with its environment.
+
+    What the first start wrote of its environment stays. Call it on every rank, when nothing can refuse the resume any more.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder, ranks = Path(config.output_dir).resolve(), comm.gather_objects(rank_facts(comm.rank))
+
+    def write() -> None:
+        facts = environment(config, ranks)
+        line = {
+            "time": facts["started"],
+            "step": start.step,
+            "checkpoint": str(start.folder),
+            "fork": start.fork,
+            "engine": config.engine.name,
+            "changed": {c.key: [c.before, c.now] for c in start.changes},
+            "allowed": [c.key for c in start.of_mathematics],
+        }
+        try:
+            write_atomically(folder / "config.yaml", config.to_yaml())
+            history.append(folder, line | facts)
+        except OSError as error:
+            raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
+        RunStatus(folder)
+
+    _on_first_rank(comm, write)
+
+
+def abandon(config: RunConfig, start: Resumption | None, comm: Collectives) -> None:
+    """Undo what :func:`open_run` wrote, for a start that was refused before its first step."""
+    if comm.rank == 0 and (start is None or start.fork):
+        withdraw(Path(config.output_dir).resolve())

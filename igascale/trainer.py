@@ -7,11 +7,12 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from igascale import runfolder
 from igascale.assemble import Data, Student, find_run_folder, micro_batch_size
 from igascale.attention import model_inputs, start_attention
 from igascale.capture import SETS, GradientCapture
@@ -27,9 +28,11 @@ from igascale.memory import explain, is_out_of_memory
 from igascale.metrics import RunLog
 from igascale.progress import Reporter
 from igascale.replicas import check_replicas
-from igascale.resuming import restore
+from igascale.resuming.restore import restore, rng_seed
+from igascale.resuming.start import ROWS, TOTAL_STEPS, Resumption
 from igascale.saving import Saver
 from igascale.schedule import learning_rate
+from igascale.status import RunStatus
 from igascale.step import StepReport, adapter_costs, take_step
 from igascale.supervision import Lifeline
 from igascale.supervision.lifeline import elected, vote
@@ -76,54 +79,72 @@ class Trainer:
         self.domains = data.train.domains
         engine.distribute(adapter_costs(hook, engine.adapters, len(self.domains)))
         self.step = 0
-        self.counters = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
+        self.counters: dict[str, Any] = {"skipped_steps": 0, "skipped_in_a_row": 0, "tokens": 0}
+        self.counters[TOTAL_STEPS] = data.total_steps
         self._batch = ""  # what is in the forward pass
         self._pad = student.tokenizer.pad_token_id
         self._attention = start_attention(student.model, data.train.groups, config.train.packing)
 
-    def train(self, checkpoint: Path | None = None, stop_after: int | None = None) -> None:
+    def train(self, start: Resumption | None = None, stop_after: int | None = None) -> None:
         """Run to the end (or for ``stop_after`` more steps), from the start or from a checkpoint.
 
         Args:
-            checkpoint: what :func:`igascale.runfolder.open_run` returned.
+            start: what :func:`igascale.runfolder.open_run` returned.
             stop_after: take so many steps, write a checkpoint and return.
 
         Raises:
-            UserError: the training data is not that of the checkpoint, too many steps in a row were not finite, the
-                run folder cannot be written, there is too little memory, or the ranks' adapters have parted.
+            UserError: the checkpoint does not fit (:func:`igascale.resuming.restore.restore`), too many steps in a row were
+                not finite, the run folder cannot be written, there is too little memory, or the ranks' adapters have parted.
             Interrupted: after SIGINT, SIGUSR1 or SIGTERM on any rank, when the checkpoint is written.
         """
-        torch.manual_seed(self.config.seed * 1009 + self.engine.comm.rank)
-        if checkpoint:
-            self.step, counters = restore(checkpoint, self.config, self.data, self.engine, self.hook)
-            self.counters |= counters
+        torch.manual_seed(rng_seed(self.config.seed, self.engine.comm.rank))
+        notices = self._resume(start) if start else []
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
-        config, logging = self.config, self.config.logging
-        resumed = self.step if checkpoint else None
-        self.log = RunLog(self.folder if self.main else None, logging.every, logging.tensorboard, resumed)
+        config = self.config
+        self.log = RunLog(self.folder if self.main else None, config, self.step if start else None)
         capture = self.new_capture()
-        title = f"{self.config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
+        title = f"{config.hook.name} ({self.engine.comm.world_size} x {self.engine.device.type})"
         try:
             reporter = Reporter(self.main, self.data.total_steps, self.step, title, self.lifeline.say)
-            with reporter as self.reporter, capture:
+            status = RunStatus(self.folder if self.main else None, self.data.total_steps, self.step)
+            with status as self.status, reporter as self.reporter, capture:
                 self.reporter.say(self._attention)
                 for warning in self.hook.warnings():
                     self.reporter.warn(warning)
                 for line in self._describe():
                     self.reporter.say(line)
-                self.saver = Saver(self.config, self.data, self.student, self.hook, self.engine, self.reporter.say)
-                if checkpoint:
-                    self.reporter.say(f"resumed at step {self.step}/{self.data.total_steps}")
+                self.saver = Saver(
+                    config, self.data, self.student, self.hook, self.engine, self.reporter, self.counters
+                )
+                for line in notices:
+                    self.reporter.say(line)
+                for warning in start.warnings() if start else ():
+                    self.reporter.warn(warning)
                 self.lifeline.stop_gracefully()
                 try:
                     self._loop(capture, last)
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    size = micro_batch_size(config, self._most_groups(), self.data.train.width)
-                    raise explain(error, self.lifeline.place, self._batch, config, self.hook, size) from error
+                    raise explain(
+                        error, self.lifeline.place, self._batch, config, self.hook, self._rows(self._most_groups())
+                    ) from error
+                finally:
+                    self.saver.close()
         finally:
             self.log.close()
+
+    def _resume(self, start: Resumption) -> list[str]:
+        """Go back to where the checkpoint was; what the user is told."""
+        try:
+            restored = restore(start, self.config, self.data, self.engine, self.hook)
+        except UserError:
+            runfolder.abandon(self.config, start, self.engine.comm)
+            raise
+        self.step = restored.step
+        self.counters |= restored.counters | {TOTAL_STEPS: self.data.total_steps, ROWS: restored.rows}
+        runfolder.record_resume(self.config, start, self.engine.comm)
+        return [f"resumed at step {self.step}/{self.data.total_steps}", *start.notices(), *restored.notices]
 
     def new_capture(self) -> GradientCapture:
         """What gathers the gradients of this run's steps."""
@@ -148,7 +169,7 @@ class Trainer:
             started = time.perf_counter()
             waited = self.engine.comm.waiting.seconds
             lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
-            report, tokens = self._one_step(capture, lr)
+            report, tokens = self._one_step(capture, lr, self.saver.flags())
             self.step += 1
             seconds = time.perf_counter() - started
             own = seconds - (self.engine.comm.waiting.seconds - waited)
@@ -157,20 +178,26 @@ class Trainer:
             recent.append(seconds)
             self.counters["tokens"] += tokens
             self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
+            self.status.beat(self.step)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
             self.reporter.alarm(self.step, self.hook.alarms(report.stats) if report.adapter_stats else {})
             self._guard(report)
+            best = False
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
-                self._validate()
-            stop = report.counts[1] > 0  # a signal that came since this step's gradients is seen in the next step
-            save = _due(self.step, config.checkpoint.every) or stop
+                best = self._validate()
+            # A signal that came since this step's gradients is seen in the next step.
+            stop, time_is_up, write_failed = (count > 0 for count in report.counts[1:])
+            if write_failed:
+                self.saver.stop_if_failed()
+            save = _due(self.step, config.checkpoint.every) or time_is_up or best or stop
             if _due(self.step, config.supervision.check_replicas_every) and not save:
                 self._compare_replicas()
             if save:
-                self._save()
+                self._save(last=stop or self.step == last)
                 saved = self.step
             if stop and self.step < self.data.total_steps:
+                self.saver.conclude(self.step, result=False)
                 raise Interrupted(elected(report.counts[1]))
         self.reporter.conclude(self.step - first)
         if self.counters["skipped_steps"] == self.step:
@@ -178,30 +205,30 @@ class Trainer:
                 f"none of the {self.step} steps had a finite loss and gradient: nothing was learnt, no adapter"
             )
         if saved != self.step:
-            self._save()
+            self._save(last=True)
+        done = self.step == self.data.total_steps
         self.lifeline.pulse("finishing")
-        if self.step == self.data.total_steps:
-            self.saver.finish(self.step)
-            if skipped := self.counters["skipped_steps"]:
-                self.reporter.warn(f"{skipped} steps were skipped in all")
+        self.saver.conclude(self.step, result=done)
+        if done and (skipped := self.counters["skipped_steps"]):
+            self.reporter.warn(f"{skipped} steps were skipped in all")
 
-    def _save(self) -> None:
+    def _save(self, last: bool) -> None:
         """A checkpoint, of adapters that are the same on every rank."""
         self._compare_replicas()
         self.lifeline.pulse("writing a checkpoint")
-        self.saver.save(self.step, self.counters)
+        self.saver.save(self.step, last=last)
 
     def _compare_replicas(self) -> None:
         if self.config.supervision.check_replicas_every is not None:
             self.lifeline.pulse("comparing replicas")
             check_replicas(self.engine, self.step)
 
-    def _one_step(self, capture: GradientCapture, lr: float) -> tuple[StepReport, int]:
+    def _one_step(self, capture: GradientCapture, lr: float, flags: tuple[float, ...] = ()) -> tuple[StepReport, int]:
         """Forward and backward over this rank's rows of the step, then the step itself; also tokens over all ranks."""
         comm, reduction = self.engine.comm, self.config.train.loss_reduction
         groups = shard_groups(self.data.schedule.groups_of_step(self.step), comm.rank, comm.world_size)
         examples = [e for g in groups for e in self.data.train.groups[g]]
-        size = micro_batch_size(self.config, len(groups), self.data.train.width)
+        size = self._rows(len(groups))
         chunks = micro_batches(examples, size)
         sets = {
             name: self.engine.new_sums(len(self.domains), self.config.engine.reduce_bucket_mb)
@@ -236,10 +263,14 @@ class Trainer:
             aux_sums=sets.get("aux"),
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
-            counts=(tokens, vote(self.lifeline.stop_signal)),
+            counts=(tokens, vote(self.lifeline.stop_signal), *flags),
             pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])
+
+    def _rows(self, num_groups: int) -> int:
+        """Instances per forward pass on a rank with so many groups of the step."""
+        return self.counters.get(ROWS) or micro_batch_size(self.config, num_groups, self.data.train.width)
 
     def _forward_backward(
         self,
@@ -282,7 +313,8 @@ class Trainer:
                 f"Checkpoints in {self.folder / 'checkpoints'} are intact"
             )
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Losses on the held-out files; whether the in-domain one asks for a checkpoint."""
         record: dict[str, dict[str, float]] = {}
         for name, split in (("id", self.data.validation), ("ood", self.data.ood)):
             if split is None:
@@ -291,7 +323,7 @@ class Trainer:
                 self.engine,
                 split,
                 max_groups=self.config.eval.max_groups,
-                micro_batch_size=micro_batch_size(self.config, self._most_groups(), self.data.train.width),
+                micro_batch_size=self._rows(self._most_groups()),
                 pad_token_id=self._pad,
                 pulse=self.lifeline.pulse,
             )
@@ -300,6 +332,7 @@ class Trainer:
             label = "validation (ID)" if name == "id" else "unseen domains (OOD, for the record only)"
             self.reporter.say(f"step {self.step} {label}: {sum(losses.values()) / len(losses):.4f} [{shown}]")
         self.log.validation(self.step, record)
+        return "id" in record and self.saver.validated(self.step, record["id"])
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -26,8 +26,10 @@ COMMANDS = {
     "train": "igascale.cli.train",
     "launch": "igascale.cli.launch",
     "doctor": "igascale.cli.doctor",
+    "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
     "merge": "igascale.cli.merge",
+    "runs": "igascale.cli.runs",
     "hooks": "igascale.cli.hooks",
     "methods": "igascale.cli.methods",
 }
@@ -124,6 +126,7 @@ def main(local_rank: int | None) -> None:
       igascale validate CONFIG                        everything but training
       igascale plan CONFIG --gpu h100-80gb            memory, bytes and time, before renting anything
       igascale launch CONFIG --num-processes 2        train under DeepSpeed
+      igascale runs tail runs/first                   watch it, from anywhere
       igascale eval runs/first                        accuracy, consistency, ID-OOD gap
       igascale merge runs/first --out merged          a normal Hugging Face folder
     """

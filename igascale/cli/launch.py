@@ -44,6 +44,7 @@ GROUPS = {
 @click.option("--method", metavar="NAME", help="As in `igascale train`.")
 @click.option("--hook", metavar="NAME", help="As in `igascale train`.")
 @click.option("--resume", metavar="auto|PATH", help="As in `igascale train`.")
+@click.option("--allow-change", multiple=True, metavar="KEY", help="As in `igascale train`.")
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="As in `igascale train`.")
 @click.option(
     "--backend", type=click.Choice(_BACKENDS), default="deepspeed", show_default=True, help="Who starts ranks."
@@ -98,6 +99,7 @@ def command(
     method: str | None,
     hook: str | None,
     resume: str | None,
+    allow_change: tuple[str, ...],
     stop_after: int | None,
     dry_run: bool,
     **given: Any,
@@ -136,6 +138,8 @@ def command(
     arguments += ["--method", method] if method else []
     arguments += ["--hook", hook] if hook else []
     arguments += ["--resume", resume] if resume else []
+    for key in allow_change:
+        arguments += ["--allow-change", key]
     arguments += ["--stop-after", str(stop_after)] if stop_after else []
     if options.submits:
         from igascale.launching.submit import submit
@@ -148,14 +152,18 @@ def command(
     if dry_run:
         click.echo("\n".join(show.dry_run(spec, commands)))
         return
-    checks.check_run(run_config, spec.world_size, resume)
+    start = checks.check_run(run_config, spec.world_size, resume, allow_change)
+    if start and start.finished:
+        click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
+        return
     checks.check_programs(options, spec)
     checks.check_port(spec)
     if spec.remote:
         checks.check_hosts(spec)
-    code = Launch(run_config, options, spec).run()
+    run = Launch(run_config, options, spec)
+    code = run.run()
     if options.backend == "slurm":
         from igascale.launching.submit import requeue
 
-        requeue(code)
+        requeue(code, run.folder)
     sys.exit(code)

@@ -14,6 +14,9 @@ import click
 @click.option("--method", metavar="NAME", help="A row of the paper's tables, or a control: see `igascale methods`.")
 @click.option("--hook", metavar="NAME", help="Another gradient rule with its default options: see `igascale hooks`.")
 @click.option("--resume", metavar="auto|PATH", help="Continue: the latest checkpoint of this run, or a given one.")
+@click.option(
+    "--allow-change", multiple=True, metavar="KEY", help="A key or section that may differ from the checkpoint's."
+)
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="N", help="Take N steps, write a checkpoint, end.")
 def command(
     config: str,
@@ -21,6 +24,7 @@ def command(
     method: str | None,
     hook: str | None,
     resume: str | None,
+    allow_change: tuple[str, ...],
     stop_after: int | None,
 ) -> None:
     """Train in this process; under a launcher, as one of its ranks.
@@ -43,10 +47,12 @@ def command(
     ranks.share_cores(os.environ)
     network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
-    from igascale import assemble, logs, runfolder
+    from igascale.supervision import session
+
+    session.exit_on_signals()
+    from igascale import assemble, logs, record, runfolder, status
     from igascale.engine import Collectives
     from igascale.errors import UserError
-    from igascale.supervision import session
     from igascale.supervision.lifeline import do_nothing
     from igascale.trainer import Interrupted, Trainer
 
@@ -57,33 +63,50 @@ def command(
     comm = Collectives(device)
     environment.discard()  # every rank has read it: they have met
     session.meet(lifeline, run_config.supervision, comm.gather_objects, os.environ)
-    checkpoint = runfolder.open_run(run_config, resume, comm)
-    if resume and checkpoint is None and comm.rank == 0:
+    start = runfolder.open_run(run_config, resume, comm, allow_change)
+    folder = assemble.find_run_folder(run_config)
+    if start and start.finished:
+        if comm.rank == 0:
+            told = f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed"
+            click.echo(told)
+            lifeline.say(told)
+        comm.close()
+        lifeline.goodbye()
+        return
+    if resume and start is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
     lifeline.own_log = logs.redirect(comm.rank, comm.world_size, os.environ)
-    if checkpoint is None and comm.rank == 0:
-        lifeline.cleanup = lambda: runfolder.withdraw(assemble.find_run_folder(run_config))
+    lifeline.cleanup = lambda: runfolder.abandon(run_config, start, comm)
     try:
         lifeline.pulse("loading the model")
         student = assemble.build_student(run_config, device)
+        if comm.rank == 0:
+            record.complete(folder, run_config.model.path)
         lifeline.pulse("preparing")
         data = assemble.load_data(run_config, student.tokenizer)
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
         trainer = Trainer(run_config, data, student, rule, engine, lifeline)
-    except UserError:
-        lifeline.cleanup()
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+        if isinstance(error, UserError):
+            lifeline.cleanup()
         raise
     lifeline.cleanup = do_nothing
     for warning in data.warnings if comm.rank == 0 else ():
         click.secho(f"warning: {warning}", fg="yellow")
         lifeline.say(f"warning: {warning}")
     try:
-        trainer.train(checkpoint, stop_after)
+        trainer.train(start, stop_after)
     except Interrupted as interruption:
         engine.close()
         lifeline.goodbye(128 + interruption.signum)
         sys.exit(128 + interruption.signum)
+    except Exception as error:
+        if comm.rank == 0:
+            status.conclude(folder, *status.outcome(error))
+        raise
     engine.close()
     lifeline.goodbye()

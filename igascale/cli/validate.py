@@ -42,6 +42,7 @@ def command(
     from rich.syntax import Syntax
 
     from igascale import assemble
+    from igascale.boards import check_boards
     from igascale.config import load_config
     from igascale.engine.ds_config import load_ds_config
 
@@ -50,6 +51,7 @@ def command(
     console.rule("resolved configuration", align="left")
     console.print(Syntax(run_config.to_yaml(), "yaml", background_color="default"))
     rule = assemble.build_hook(run_config)
+    check_boards(run_config.logging)
     if run_config.engine.name == "deepspeed":
         load_ds_config(run_config.engine.ds_config, bf16=run_config.model.dtype == "bfloat16")
     for warning in rule.warnings():

@@ -153,6 +153,11 @@ class Collectives:
             with self.waiting:
                 dist.barrier()
 
+    def close(self) -> None:
+        """Leave the process group."""
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
 
 def lost_others(error: BaseException) -> bool:
     """Whether an exception says that communication with other ranks failed: gloo's are plain ``RuntimeError``."""

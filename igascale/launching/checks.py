@@ -8,8 +8,9 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from igascale.config import RunConfig
 from igascale.errors import UserError
@@ -18,11 +19,16 @@ from igascale.launchers.base import LaunchSpec
 from igascale.launchers.deepspeed import PROGRAMS
 from igascale.launching.options import Options
 
+if TYPE_CHECKING:
+    from igascale.resuming.start import Resumption
+
 _PORT_CHECK = "import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('', {port}))"
 
 
-def check_run(config: RunConfig, num_processes: int, resume: str | None) -> None:
-    """Check what every rank would otherwise find out together, after its start.
+def check_run(
+    config: RunConfig, num_processes: int, resume: str | None, allow: Sequence[str] = ()
+) -> Resumption | None:
+    """Check what every rank would otherwise find out together, after its start; what the run would continue from.
 
     Raises:
         UserError: the configuration, hook, DeepSpeed file, data files or run folder are not fit for a start.
@@ -42,7 +48,7 @@ def check_run(config: RunConfig, num_processes: int, resume: str | None) -> None
             f"--num-processes {num_processes}: more ranks than the {config.groups_per_step} groups of a step; a group is "
             "never split between ranks. Raise train.groups_per_batch or use fewer processes"
         )
-    runfolder.check_start(config, resume)
+    return runfolder.check_start(config, resume, allow, num_processes)
 
 
 def check_programs(options: Options, spec: LaunchSpec | None) -> None:

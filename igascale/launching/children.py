@@ -17,8 +17,10 @@ import psutil
 from igascale.errors import UserError
 from igascale.launchers.base import Command
 
-#: DeepSpeed's own account of what it starts; by pdsh it cannot be asked to keep quiet.
-_NOISE = re.compile(r"^(\S+: )?\[[-0-9 :,]+\] \[INFO\] \[(launch|runner|real_accelerator|multinode_runner)\.py")
+#: DeepSpeed's own account of what it starts, and that a CPU is one; by pdsh it cannot be asked to keep quiet.
+_NOISE = re.compile(
+    r"^(\S+: )?\[[-0-9 :,]+\] (\[INFO\] \[(launch|runner|multinode_runner)|\[\w+\] \[real_accelerator)\.py"
+)
 
 
 class Children:

@@ -32,7 +32,10 @@ def refused(*arguments):
     return lines[0]
 
 
-@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), ["data", "generate"], ["data", "validate"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], *([c] for c in COMMANDS), ["data", "generate"], ["data", "validate"], ["runs", "ls"], ["runs", "tail"]],
+)
 def test_help_needs_no_torch(command):
     code = (
         "import sys\nfrom igascale.cli import main\n"

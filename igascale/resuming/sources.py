@@ -1,0 +1,92 @@
+"""Whether the model and the training data are those that a checkpoint was trained on, wherever they lie now."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igascale.config import RunConfig
+
+#: What a text becomes, and how the model computes; each is read in full.
+_SMALL = (
+    *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt"),
+)
+_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file; 88 GB of weights are told from others in a second
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What decides a run beside its configuration.
+
+    Attributes:
+        data: SHA-256 of the training file, or ``None`` where it is not known.
+        model: file -> what is in it, from :func:`fingerprint_model`, or ``None``.
+    """
+
+    data: str | None
+    model: dict[str, str] | None
+
+
+def find_sources(config: RunConfig) -> Sources:
+    """What this run would be trained on, as far as it is there; what is not will be missed when it is loaded."""
+    data = Path(config.data.train)
+    return Sources(_sha256(data) if data.is_file() else None, fingerprint_model(config.model.path))
+
+
+def fingerprint_model(path: str) -> dict[str, str] | None:
+    """A model folder in a few lines: its small files, and names, sizes and samples of its weight files.
+
+    Args:
+        path: a folder, or a Hub id that was downloaded.
+
+    Returns:
+        ``None`` where there is no such folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(path, "config.json")
+        except HFValidationError:  # neither a folder nor a Hub id
+            return None
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+    found = {name: _sha256(folder / name) for name in _SMALL if (folder / name).is_file()}
+    return found | {weights.name: _sample(weights) for weights in _weight_files(folder)}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """As transformers chooses: safetensors where there are any."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _sample(path: Path) -> str:
+    """The size, and a hash of pieces from all over the file."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        for k in range(_SAMPLES):
+            file.seek(k * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return f"{size}:{digest.hexdigest()}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_difference(key: str, old: str, new: str, before: Any, now: Any) -> str:
+    """Why something is not what the checkpoint was trained on."""
+    if key == "data.train":
+        return (
+            f"{new} is not the file that the checkpoint was trained on (its SHA-256 differs from that of {old}); bring that one "
+            "back"
+        )
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return f"{new} is not the model that the checkpoint was trained on ({old}): {', '.join(differing)} differ"

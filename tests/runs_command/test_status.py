@@ -1,0 +1,145 @@
+"""status.json tells how a run ended, and a killed one does not pass for running."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from igascale import status
+from igascale.cli import main
+from igascale.errors import UserError
+from igascale.runs.reading import read_run
+
+import runs
+from launching import igascale
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return runs.prepare(tmp_path_factory.mktemp("status"))
+
+
+def told(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+class Stopped(Exception):
+    signum = 15
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (None, ("finished", "", 0)),
+        (Stopped(), ("interrupted", "stopped by SIGTERM", 143)),
+        (UserError("mend this"), ("failed", "mend this", 2)),
+        (ValueError("no"), ("failed", "ValueError: no", 1)),
+    ],
+)
+def test_how_an_attempt_ended(tmp_path, error, expected):
+    try:
+        with status.RunStatus(tmp_path, 10, 3) as attempt:
+            assert told(tmp_path)["state"] == "running"
+            assert told(tmp_path)["step"] == 3
+            attempt.beat(10)
+            assert told(tmp_path)["step"] == 3  # not at every step
+            if error:
+                raise error
+    except Exception as raised:
+        assert raised is error
+    found = told(tmp_path)
+    assert (found["state"], found["message"], found["exit_code"]) == expected
+    assert (found["step"], found["total"]) == (10, 10)
+
+
+def test_a_beat_is_written_after_a_while_and_attempts_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "BEAT_SECONDS", 0.0)
+    with status.RunStatus(tmp_path, 10) as attempt:
+        attempt.beat(4)
+        assert told(tmp_path)["step"] == 4
+    assert told(tmp_path)["state"] == "interrupted"  # --stop-after
+    record = told(tmp_path) | {"ran_seconds": 100.0, "process": None}
+    (tmp_path / "status.json").write_text(json.dumps(record))
+    with status.RunStatus(tmp_path, 10, 4) as attempt:
+        attempt.beat(10)
+    assert 100 <= told(tmp_path)["ran_seconds"] < 105
+
+
+def test_a_disk_that_takes_nothing_does_not_stop_the_run(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with status.RunStatus(gone, 2) as attempt:
+        (gone / "status.json").unlink()
+        gone.rmdir()
+        attempt.beat(2)
+    assert not gone.exists()
+
+
+def test_someone_else_concludes_only_a_run_that_has_not(tmp_path):
+    status.conclude(tmp_path, "failed", "rank 1 was lost", 75)
+    assert not (tmp_path / "status.json").exists()
+    status.RunStatus(tmp_path, 9, 5)
+    status.conclude(tmp_path, "failed", "rank 1 was lost", 75)
+    assert (told(tmp_path)["state"], told(tmp_path)["exit_code"], told(tmp_path)["step"]) == ("failed", 75, 5)
+    status.conclude(tmp_path, "finished", "", 0)
+    assert told(tmp_path)["message"] == "rank 1 was lost"
+
+
+def test_whether_a_process_is_gone():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        living = status.this_process() | {"pid": child.pid, "started_ticks": status._started_ticks(child.pid)}
+        assert not status.is_gone(living)
+        assert status.is_gone(living | {"started_ticks": 1})  # another process has its number now
+        assert not status.is_gone(living | {"machine": "another"})
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert status.is_gone(living)  # a zombie, too
+    assert status.is_gone(living)
+    assert not status.is_gone(None)
+    assert not status.is_gone(status.this_process())
+
+
+def test_real_runs_finish_stop_fail_and_are_withdrawn(base, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["train", base, f"output_dir={run}", "train.max_steps=2", "eval.every=null"]
+    assert invoke(*arguments, "--stop-after", 1).exit_code == 0
+    assert (told(run)["state"], told(run)["step"], told(run)["total"]) == ("interrupted", 1, 2)
+    assert invoke(*arguments, "--resume", "auto").exit_code == 0
+    assert (told(run)["state"], told(run)["step"]) == ("finished", 2)
+    hopeless = [a if a != f"output_dir={run}" else f"output_dir={tmp_path / 'nan'}" for a in arguments]
+    result = invoke(*hopeless, "optimizer.lr=1e30", "optimizer.max_grad_norm=null", "train.max_steps=60")
+    assert result.exit_code == 2, result.output
+    found = told(tmp_path / "nan")
+    assert (found["state"], found["exit_code"]) == ("failed", 2)
+    assert "not finite" in found["message"]
+    result = invoke(*arguments[:2], f"output_dir={tmp_path / 'never'}", "data.train=missing.jsonl")
+    assert result.exit_code == 2
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_killed_run_is_seen_to_have_died(base, tmp_path):
+    """SIGKILL from within, right after the second step: nothing can be written any more."""
+    (tmp_path / "killing_rule.py").write_text(
+        "import os\n"
+        "from igascale.hooks import FactorGrads, GradientHook\n"
+        "class Kill(GradientHook):\n"
+        "    def combine(self, grads, adapters, ctx):\n"
+        "        if ctx.step == 2: os.kill(os.getpid(), 9)\n"
+        "        return {k: FactorGrads(g.a.mean(0), g.b.mean(0)) for k, g in grads.items()}\n"
+    )
+    run = tmp_path / "run"
+    done = igascale("train", str(base), f"output_dir={run}", "hook.name=killing_rule:Kill", cwd=tmp_path)
+    assert done.returncode == -9, done.stderr
+    assert told(run)["state"] == "running"
+    found = read_run(run)
+    assert (found.state, found.step, found.total) == ("died", 2, 4)
+    listing = invoke("runs", "ls", tmp_path)
+    assert "died" in listing.output
+    assert "--resume auto" in listing.output
