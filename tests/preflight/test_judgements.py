@@ -125,8 +125,10 @@ def test_what_checkpoints_need(tmp_path):
 
     config = load_config(runs.prepare(tmp_path))
     trained = 2 * 4 * ((64 + 64) + 2 * (64 + 32) + (64 + 64))
-    copies = config.checkpoint.keep + (getattr(config.checkpoint, "keep_best", None) or 0) + 1
-    assert disk.need(config.model_dump(mode="json")) == copies * (16 * trained + 1_000_000) + 4 * trained
+    kept = config.checkpoint.keep
+    for overrides, copies in ((), kept + 1), (("checkpoint.keep_best=true", "checkpoint.keep=5"), 7):
+        config = load_config(tmp_path / "run.yaml", overrides)
+        assert disk.need(config.model_dump(mode="json")) == copies * (16 * trained + 1_000_000) + 4 * trained
 
 
 def test_shared_memory_matters_where_ranks_share_a_host():
