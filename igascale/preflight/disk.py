@@ -40,8 +40,7 @@ def need(config: dict[str, Any]) -> int | str:
         shapes, _ = find_shapes(build_meta_model(run, run.model.path))
     except UserError as error:
         return str(error)
-    best = getattr(run.checkpoint, "keep_best", None) or 0
-    copies = run.checkpoint.keep + best + 1
+    copies = run.checkpoint.keep + run.checkpoint.keep_best + 1
     return copies * (PER_PARAMETER * shapes.lora_parameters + BEYOND) + 4 * shapes.lora_parameters
 
 

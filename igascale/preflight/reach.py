@@ -62,5 +62,5 @@ def judge_clocks(offsets: Mapping[str, Offset]) -> list[Finding]:
     if not findings:
         error = max(offset.error for offset in offsets.values())
         worst = max(abs(offset.seconds - first.seconds) for offset in offsets.values())
-        findings.append(passed("clock", f"within {worst * 1e3:.0f} ms of each other (± {error * 1e3:.0f} ms)"))
+        findings.append(passed("clock", f"within {worst * 1e3:.1f} ms of each other (± {error * 1e3:.1f} ms)"))
     return findings

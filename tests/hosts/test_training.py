@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+
 import training_on_hosts
 from training_on_hosts import adapter
 

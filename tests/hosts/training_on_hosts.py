@@ -38,7 +38,7 @@ def steps(run: Path) -> list[int]:
     if not path.is_file():
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [entry["step"] for entry in map(json.loads, lines) if "loss" in entry or "step" in entry]
+    return [entry["step"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: Callable[[], str] | str) -> None:

@@ -1,8 +1,7 @@
 """Two hosts on one machine: network namespaces joined by a cable, with their own names, mounts and sshd.
 
-Each host has a network, a host name and a mount table of its own, held by a process that sleeps; everything else that runs
-there enters those three. Processes and the disk are shared with the machine, so a run folder is shared as well until a test
-mounts something over it on one host. What a host runs is found by its network namespace, and ended by process id.
+The disk is the machine's, so a run folder is shared until a test mounts something over it on one host. What a host runs is found
+by its network, and ended by process id.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from launching import environment
+from own_namespaces import Host, wait_for
 
 PACKAGES = {
     "ip": "iproute2",
@@ -45,74 +44,6 @@ def missing() -> str:
     return f"two hosts need network namespaces: {probe.stderr.strip()}" if probe.returncode else ""
 
 
-@dataclass
-class Host:
-    """One of the two.
-
-    Attributes:
-        name: its host name, which both hosts resolve to ``address``.
-        address: of its only interface, ``eth0``.
-        namespace: name of its network namespace.
-        holder: the process that keeps its namespaces.
-        folder: its own configuration files.
-    """
-
-    name: str
-    address: str
-    namespace: str
-    holder: int
-    folder: Path
-
-    @property
-    def hosts_file(self) -> Path:
-        """What is mounted on its /etc/hosts."""
-        return self.folder / "hosts"
-
-    def enter(self, argv: Sequence[str], cwd: Path | str = "/") -> list[str]:
-        """The command that runs ``argv`` on this host, in the same process."""
-        go = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd), *argv]
-        return ["nsenter", f"--target={self.holder}", "--net", "--uts", "--mount", *go]
-
-    def run(
-        self, *argv: str, cwd: Path | str = "/", env: Mapping[str, str] | None = None, timeout: float = 300
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command here to its end."""
-        return subprocess.run(
-            self.enter(argv, cwd), env=env, capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    def must(self, *argv: str) -> str:
-        """Run a command here that has to succeed."""
-        done = self.run(*argv)
-        assert done.returncode == 0, f"{self.name}: {' '.join(argv)}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def start(self, *argv: str, cwd: Path | str = "/", env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command here, as from a terminal of its own."""
-        return subprocess.Popen(
-            self.enter(argv, cwd),
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def processes(self) -> dict[int, str]:
-        """Pid and command line of all that runs in this network namespace, dead but unburied ones left out."""
-        network = os.stat(f"/run/netns/{self.namespace}").st_ino
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if os.stat(entry / "ns" / "net").st_ino == network:
-                        command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        if command:  # a zombie has none
-                            found[int(entry.name)] = command.strip()
-        return found
-
-
 class TwoHosts:
     """``node-a`` and ``node-b``.
 
@@ -124,6 +55,9 @@ class TwoHosts:
         b: the other one.
         ssh_config: a client configuration that reaches both by name.
     """
+
+    a: Host
+    b: Host
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -138,37 +72,21 @@ class TwoHosts:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("user", "host"):
             _must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name))
-        tag = f"igs{os.getpid()}-{next(_numbers)}"
-        self.a = self._make_host("node-a", "10.84.0.1", f"{tag}-a")
-        self.b = self._make_host("node-b", "10.84.0.2", f"{tag}-b")
-        _must("ip", "-n", self.a.namespace, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0",
-              "netns", self.b.namespace)  # fmt: skip
+        # Interfaces in /sys are those of the network that mounted it; sshd wants a /run of its own.
+        setup = "mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mkdir /run/sshd || exit 1"
+        for number, name in enumerate(("node-a", "node-b"), 1):
+            host = Host(name, f"10.84.0.{number}", self.folder / name, setup)
+            self._teardown.callback(host.close)
+            setattr(self, name[-1], host)
+        self.a.must("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(self.b.holder))
         self.ssh_config = self.folder / "ssh_config"
         self.ssh_config.write_text(_CLIENT.format(port=SSH_PORT, key=self.folder / "user"))
         for host in self.both:
             self.set_names(host)
-            _must("ip", "-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
-            _must("ip", "-n", host.namespace, "link", "set", "lo", "up")
+            host.must("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
             self.link(host, up=True)
             self.start_sshd(host)
         self._own = {host.name: set(host.processes()) for host in self.both}
-
-    def _make_host(self, name: str, address: str, namespace: str) -> Host:
-        folder = self.folder / name
-        folder.mkdir()
-        _must("ip", "netns", "add", namespace)
-        self._teardown.callback(subprocess.run, ["ip", "netns", "delete", namespace], check=False)
-        (folder / "hosts").touch()
-        setup = (
-            f"hostname {name} && mount --bind {folder / 'hosts'} /etc/hosts && mount -t tmpfs tmpfs /run "
-            f"&& mkdir /run/sshd && touch {folder / 'ready'} && exec sleep infinity"
-        )
-        command = ["ip", "netns", "exec", namespace, "unshare", "--mount", "--uts", "sh", "-c", setup]
-        holder = subprocess.Popen(command, start_new_session=True)
-        host = Host(name, address, namespace, holder.pid, folder)
-        self._teardown.callback(_end, host, holder)
-        _wait_for((folder / "ready").exists, f"namespaces of {name}", while_running=holder)
-        return host
 
     @property
     def both(self) -> tuple[Host, Host]:
@@ -223,7 +141,7 @@ class TwoHosts:
 
     def link(self, host: Host, up: bool) -> None:
         """Plug the network cable in, or pull it."""
-        _must("ip", "-n", host.namespace, "link", "set", "eth0", "up" if up else "down")
+        host.must("ip", "link", "set", "eth0", "up" if up else "down")
 
     def set_names(self, host: Host, own_address: str | None = None) -> None:
         """Write the host's /etc/hosts; ``own_address`` is what it believes its own name to be."""
@@ -238,7 +156,7 @@ class TwoHosts:
         text = _SERVER.format(port=SSH_PORT, key=self.folder / "host", authorized=self.folder / "user.pub", host=host)
         config.write_text(text + (f"SetEnv {values}\n" if values else ""))
         host.must("/usr/sbin/sshd", "-f", str(config), "-E", str(host.folder / "sshd.log"))
-        _wait_for((host.folder / "sshd.pid").exists, f"sshd of {host.name}")
+        wait_for((host.folder / "sshd.pid").exists, f"sshd of {host.name}")
         if hasattr(self, "_own"):
             self._own[host.name].add(self.sshd(host))
 
@@ -250,7 +168,7 @@ class TwoHosts:
         """End the host's sshd; sessions go on."""
         pid = self.sshd(host)
         os.kill(pid, signal.SIGTERM)
-        _wait_for(lambda: pid not in host.processes(), f"the end of sshd on {host.name}")
+        wait_for(lambda: pid not in host.processes(), f"the end of sshd on {host.name}")
         (host.folder / "sshd.pid").unlink(missing_ok=True)
 
     @contextmanager
@@ -275,25 +193,9 @@ class TwoHosts:
             host.must("umount", "--lazy", str(over))
 
 
-def _end(host: Host, holder: subprocess.Popen[bytes]) -> None:
-    for pid in host.processes().keys() - {holder.pid}:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    holder.kill()
-    holder.wait()
-
-
 def _must(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-
-
-def _wait_for(condition, what: str, while_running: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        ended = while_running is not None and while_running.poll() is not None
-        assert not ended and time.monotonic() < deadline, f"{what}: did not come"
-        time.sleep(0.02)
 
 
 _SERVER = """\
