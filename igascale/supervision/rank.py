@@ -49,7 +49,7 @@ class RankLifeline(Lifeline):
         self.name = f"rank {rank} ({self.host}, pid {self.pid})"
         self._speaks = False  # whether a verdict goes to this process's stderr though it has no log of its own
         self._before_exit: Callable[[], object] = do_nothing
-        self._restore_signals = do_nothing
+        self._restore_signals: Callable[[], object] = do_nothing
         self._address: tuple[str, int] | None = None
         self._token = ""
         self._wire: Wire | None = None
