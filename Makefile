@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench gpu-check wheel setup clean
+.PHONY: help demo test chaos check fix bench gpu-check wheel setup clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evalua
 test: $(READY)  ## All tests but those that need a GPU
 	$(BIN)/python -m pytest -m "not gpu" tests
 	$(BIN)/python -m pytest --doctest-modules igascale
+
+chaos: $(READY)  ## The fault campaign: 100 disturbed runs, each resumed and compared bit for bit (about an hour; two hosts need root)
+	$(BIN)/python tests/chaos/campaign.py --runs 100 --seed 0 --out runs/chaos.json
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ class MaskingHook(GradientHook):
 
     min_domains: int = 2
     uses_noise = True
+    noise_decides = False
     off: bool = False
     strengthen: str = "Raise tau."
     weaken: str = "Lower tau"

@@ -130,6 +130,8 @@ class GradientHook(ABC):
         min_domains: fewest domains that the rule means anything for; a run with fewer is refused.
         symmetric: whether the result is the same in whatever order the domains come.
         uses_noise: whether ``DomainFactorGrads.noise`` is wanted.
+        noise_decides: whether the result depends on it, and not only the figures; then a run cannot go on as the same run where
+            its forward passes are cut in another way, since the noise is estimated from them.
         uses_reference: whether a reference gradient is returned (it doubles the bytes of the result's all-gather).
         auxiliary: ``None``, or a function ``(logits [T, V], labels [T]) -> [T]`` of a per-token statistic. The trainer
             backpropagates its per-domain mean too and delivers the gradients in ``ctx.aux``.
@@ -139,6 +141,7 @@ class GradientHook(ABC):
     min_domains: int = 1
     symmetric: bool = True
     uses_noise: bool = False
+    noise_decides: bool = True
     uses_reference: bool = False
     auxiliary: Callable[[Tensor, Tensor], Tensor] | None = None
 

@@ -64,7 +64,7 @@ class Gate(MaskingHook):
         super().__init__(second_moment, shuffled)
         self.tau = number("tau", tau)
         self.space: Space = one_of("space", space, Space)
-        self.remove_noise = flag("remove_noise", remove_noise)
+        self.remove_noise = self.noise_decides = flag("remove_noise", remove_noise)
         self.off = self.tau == 0
 
     def combine(

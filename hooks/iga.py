@@ -97,6 +97,7 @@ class InvariantGradientAlignment(PlannedHook, FactorMaskHook):
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "preset", "memory_mb", "kernel")}
         self.chosen = choose(preset, given)
+        self.noise_decides = self.chosen["remove_noise"]
         self.kernel = check_kernel(kernel, self.chosen)
         super().__init__(self.chosen["second_moment"], self.chosen["shuffled"])
         self.in_weight_space = self.chosen["space"] == "weight"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,19 @@ def run(config: RunConfig, device: torch.device | None = None, wrap: Any = None,
 
 
 def train(
-    config: RunConfig, device: torch.device, resume: str | None = None, stop_after: int | None = None
+    config: RunConfig,
+    device: torch.device,
+    resume: str | None = None,
+    stop_after: int | None = None,
+    allow: Sequence[str] = (),
 ) -> MasterState:
     """What ``igascale train`` does; returns the optimizer's state at the end."""
     hook = assemble.build_hook(config)
     student = assemble.build_student(config, device)
     data = assemble.load_data(config, student.tokenizer)
     engine = assemble.build_engine(config, student, hook, device)
-    checkpoint = runfolder.open_run(config, resume, engine.comm)
-    Trainer(config, data, student, hook, engine).train(checkpoint, stop_after)
+    start = runfolder.open_run(config, resume, engine.comm, allow)
+    Trainer(config, data, student, hook, engine).train(start, stop_after)
     return engine.get_state()
 
 

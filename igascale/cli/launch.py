@@ -160,9 +160,10 @@ def command(
     checks.check_port(spec)
     if spec.remote:
         checks.check_hosts(spec)
-    code = Launch(run_config, options, spec).run()
+    run = Launch(run_config, options, spec)
+    code = run.run()
     if options.backend == "slurm":
         from igascale.launching.submit import requeue
 
-        requeue(code)
+        requeue(code, run.folder)
     sys.exit(code)

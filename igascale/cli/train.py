@@ -47,10 +47,12 @@ def command(
     ranks.share_cores(os.environ)
     network.choose_interface(os.environ)
     run_config = load_config(config, overrides, method, hook)
+    from igascale.supervision import session
+
+    session.exit_on_signals()
     from igascale import assemble, logs, record, runfolder, status
     from igascale.engine import Collectives
     from igascale.errors import UserError
-    from igascale.supervision import session
     from igascale.supervision.lifeline import do_nothing
     from igascale.trainer import Interrupted, Trainer
 

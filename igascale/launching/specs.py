@@ -113,9 +113,9 @@ def _decided(options: Options, forwarded: Mapping[str, str]) -> dict[str, str]:
 def _master_address(options: Options, hosts: Sequence[Host]) -> str:
     if options.master_addr:
         return options.master_addr
-    if options.backend == "slurm":
+    if options.backend == "slurm" and len(hosts) > 1:
         return hosts[0].name
-    if options.hostfile is None:
+    if options.hostfile is None:  # one node; Slurm's name for it need not resolve
         return "127.0.0.1"
     first = hosts[0].name
     try:

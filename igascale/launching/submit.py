@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import click
 
 from igascale.config import RunConfig
-from igascale.errors import UserError
+from igascale.errors import TRY_AGAIN, UserError
 from igascale.launchers.slurm import Job, batch_script
 from igascale.launching import checks
 from igascale.launching.launch import resuming
 from igascale.launching.options import Options
 
 #: Stopped by the warning signal or by the end of the job, or a rank was lost.
-REQUEUE = (138, 143, 75)
+REQUEUE = (138, 143, TRY_AGAIN)
+#: Launches in a row that lost ranks, after which a job does not go back into the queue.
+MAX_LOSSES = 3
 _OURS = "# written by `igascale launch --backend slurm`"
 
 
@@ -84,13 +87,22 @@ def _sbatch(run: Path, script: str, options: Options) -> int:
     return 0
 
 
-def requeue(exit_code: int) -> None:
+def requeue(exit_code: int, run: Path) -> None:
     """Inside our own batch job: put the job back into the queue where that may help, as its last act.
 
-    A job that is being cancelled, or that Slurm puts back by itself, is left alone.
+    A job that is being cancelled, or that Slurm puts back by itself, is left alone; so is one that only loses ranks.
+
+    Args:
+        exit_code: of the launch.
+        run: the run folder, whose ``launches.jsonl`` knows the earlier ones.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if exit_code not in REQUEUE or not job or os.environ.get("IGASCALE_REQUEUE") != "1":
+        return
+    if exit_code == TRY_AGAIN and _losses_in_a_row(run) >= MAX_LOSSES:
+        click.echo(
+            f"job {job} is not requeued: {MAX_LOSSES} launches in a row lost ranks; see {run / 'launches.jsonl'}"
+        )
         return
     state = _ask("squeue", "--noheader", "--jobs", job, "--format", "%T")
     if state != "RUNNING":
@@ -98,6 +110,14 @@ def requeue(exit_code: int) -> None:
     click.echo(f"exit status {exit_code}: job {job} goes back into the queue and continues with --resume auto")
     sys.stdout.flush()
     _ask("scontrol", "requeue", job)
+
+
+def _losses_in_a_row(run: Path) -> int:
+    try:
+        lines = (run / "launches.jsonl").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1 for _ in takewhile(lambda line: json.loads(line)["exit_code"] == TRY_AGAIN, reversed(lines)))
 
 
 def _ask(*command: str) -> str:

@@ -123,7 +123,7 @@ def _relayout(
 def _check_independent(saved: Checkpoint, before: Layout, after: Layout, hook: GradientHook, keys: list[str]) -> None:
     """Refuse to cut the forward passes elsewhere where that decides more than rounding."""
     reason = ""
-    if hook.uses_noise and before.whole_groups_end() != after.whole_groups_end():
+    if hook.uses_noise and hook.noise_decides and before.whole_groups_end() != after.whole_groups_end():
         reason = (
             "the hook estimates its gradients' noise from the forward passes of a step, which would be cut elsewhere: an equally "
             "good estimate, but other numbers"

@@ -43,7 +43,7 @@ class Monitor:
         world_size: how many ranks there will be.
         heartbeat_timeout: seconds without a beat after which a rank is lost.
         hang_timeout: seconds without progress on any rank after which the one behind is at fault; ``None``: never.
-        start_timeout: seconds for all ranks to arrive.
+        start_timeout: seconds for all ranks to arrive; and, if longer, what ``hang_timeout`` is before the first step.
         bind: the address to listen on; whoever lacks the token is turned away.
         on_line: called in a thread of its own with ``(rank, text)``, for what is to be shown to the user.
 
@@ -235,7 +235,7 @@ class Monitor:
         ranks = list(self._watched.values())
         verdict = find_silent(ranks, self.heartbeat_timeout, now)
         if verdict is None and self.hang_timeout is not None and len(ranks) == self.world_size:
-            verdict = find_hung(ranks, self.hang_timeout, now)
+            verdict = find_hung(ranks, self.hang_timeout, self.start_timeout, now)
         if verdict is None and now - self._started > self.start_timeout:
             verdict = find_missing(self._watched, self.world_size, self.start_timeout)
         if verdict is not None:

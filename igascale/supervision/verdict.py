@@ -157,8 +157,8 @@ class Watched:
 def died(watched: Watched) -> Verdict:
     """The connection of a rank ended without a goodbye."""
     return watched.accuse(
-        f"{watched.name} died at {watched.place}, without a word: it was killed, crashed or ran out of memory (its log, and "
-        f"dmesg on {watched.host}, may know)"
+        f"{watched.name} died without a word, last heard of at {watched.place}: it was killed, crashed or ran out of memory "
+        f"(its log, and dmesg on {watched.host}, may know)"
     )
 
 
@@ -175,16 +175,23 @@ def find_silent(ranks: Iterable[Watched], timeout: float, now: float) -> Verdict
     )
 
 
-def find_hung(ranks: Iterable[Watched], timeout: float, now: float) -> Verdict | None:
-    """Every rank beats and none gets on: the one behind all others holds them up."""
+def find_hung(ranks: Iterable[Watched], timeout: float, start_timeout: float, now: float) -> Verdict | None:
+    """Every rank beats and none gets on: the one behind all others holds them up.
+
+    Until each is in its first step they load libraries and a model, in few and long phases: ``start_timeout`` holds then, if it
+    is longer.
+    """
     running = [w for w in ranks if w.ended is None]
+    key = "supervision.hang_timeout"
+    if start_timeout > timeout and any(w.beat.step == 0 for w in running):
+        key, timeout = "supervision.start_timeout", start_timeout
     if not running or any(now - w.moved <= timeout for w in running):
         return None
     # The ranks that wait for it have come at least as far, and have begun the operation that it has not.
     last = min(running, key=lambda w: (w.beat.step, _order(w.beat.phase), w.beat.collectives, w.beat.waiting, w.moved))
     others = f"; the other {len(running) - 1} wait for it" if len(running) > 1 else ""
     return last.accuse(
-        f"{last.name} hangs at {last.place}: no rank got on for {timeout:g} s (supervision.hang_timeout){others}. Raise "
+        f"{last.name} hangs at {last.place}: no rank got on for {timeout:g} s ({key}){others}. Raise "
         "the timeout where this phase may take so long",
         stacks=True,
     )

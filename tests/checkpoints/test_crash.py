@@ -149,6 +149,7 @@ def test_killed_while_saving(tmp_path, case, background):
         told = killed_at(number, in_the_background(work) if background else work)
         seen.append(told)
         new = arguments["step"]
+        assert valid(root) == {names.step_of(p) for p in names.published(root)}, told  # none is there by half
         assert set(always) <= valid(root), told
         assert new in valid(root) or set(unless_new) <= valid(root), told
         found = find(run, "auto")

@@ -1,8 +1,8 @@
 """The mean rule, until a file tells one rank to do something else: ``hook.what`` on ``hook.rank`` at step ``hook.at``."""
 
 import os
-import sys
 import time
+from dataclasses import replace
 
 import torch
 
@@ -10,20 +10,41 @@ from igascale.hooks.mean import Mean
 
 
 class Failing(Mean):
-    def __init__(self, what="nothing", rank=1, at=4, seconds=0.0):
+    def __init__(self, what: str = "nothing", rank: int = 1, at: int = 4, seconds: float = 0.0):
         super().__init__()
         self.what, self.rank, self.at, self.seconds = what, rank, at, seconds
         self.memory_mb = 256.0
 
+        if what == "flips" and os.environ.get("RANK") == str(rank):
+            self.flips()
+
     def combine(self, grads, adapters, ctx):
-        mine = int(os.environ.get("RANK", "0")) == self.rank
         if self.seconds:
             time.sleep(self.seconds)
-        if mine and ctx.step + 1 >= self.at:
+        if self.what != "flips" and os.environ.get("RANK", "0") == str(self.rank) and ctx.step + 1 >= self.at:
             getattr(self, self.what)()
         if self.what == "asks":
             ctx.sum_over_shards(torch.ones(2))
-        return super().combine(grads, adapters, ctx)
+        combined = super().combine(grads, adapters, ctx)
+        if self.what == "spoils" and ctx.step + 1 >= self.at:
+            combined = {fqn: replace(grad, a=grad.a * float("nan")) for fqn, grad in combined.items()}
+        return combined
+
+    def flips(self):
+        """Before the comparison of step ``at``: one bit of one factor, on this rank only."""
+        from igascale import trainer
+
+        check = trainer.check_replicas
+
+        def spoiled(engine, step):
+            if step >= self.at:
+                next(iter(engine.adapters.values())).B.data.view(torch.int32)[0, 0] ^= 1
+            check(engine, step)
+
+        trainer.check_replicas = spoiled
+
+    def spoils(self):
+        pass
 
     def nothing(self):
         pass
@@ -45,7 +66,3 @@ class Failing(Mean):
 
     def allocates(self):
         return torch.empty(2**45)
-
-    def bug(self):
-        sys.stdout.write("the last output\n")
-        raise KeyboardInterrupt

@@ -94,7 +94,10 @@ def test_killed(run):
     assert [three.end(rank)[0] for rank in (0, 2)] == [75, 75]
     verdict = three.monitor.verdict
     assert (verdict.rank, verdict.host, verdict.exit_code) == (1, socket.gethostname(), 75)
-    assert f"rank 1 ({socket.gethostname()}, pid {three.ranks[1].pid}) died at step" in verdict.message
+    assert (
+        f"rank 1 ({socket.gethostname()}, pid {three.ranks[1].pid}) died without a word, last heard of at step"
+        in verdict.message
+    )
 
 
 def test_stopped_process_is_silent(run):

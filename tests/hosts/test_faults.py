@@ -1,0 +1,120 @@
+"""One run over two hosts that everything happens to; it ends with the adapter of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import training_on_hosts
+from training_on_hosts import adapter, steps, wait_for
+
+#: Seconds for everything to be gone after a loss: the heartbeat's timeout, the grace for processes to end, a busy machine.
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return training_on_hosts.prepare(tmp_path_factory.mktemp("faults"))
+
+
+class Launched:
+    """A launch over both hosts in its own terminal."""
+
+    def __init__(self, hosts, folder: Path):
+        self.hosts, self.run = hosts, folder / "run"
+        where = ["-H", str(hosts.hostfile()), "--ssh-config", str(hosts.ssh_config), "--resume", "auto"]
+        command = [sys.executable, "-m", "igascale", "launch", "run.yaml", *where]
+        self.process = hosts.a.start(*command, cwd=folder, env=hosts.environment())
+
+    def until_step(self, step: int) -> None:
+        """Wait until the step has been taken in this launch."""
+        wait_for(
+            lambda: step in steps(self.run) or self.process.poll() is not None,
+            180,
+            lambda: f"no step {step}\n{self.end()}",
+        )
+        assert self.process.poll() is None, self.end()
+
+    def end(self, patience: float = PATIENCE) -> str:
+        """All it said."""
+        try:
+            return self.process.communicate(timeout=patience)[0]
+        except Exception:
+            self.process.kill()
+            return "did not end:\n" + self.process.communicate()[0]
+
+    def gone(self) -> None:
+        """No training process is left on either host."""
+        left = self.hosts.left_over(PATIENCE)
+        assert not left, left
+
+
+def trainers(host) -> list[int]:
+    """Ranks on this host: the processes that launchers have started, and no launcher."""
+    return [p for p, command in host.processes().items() if " igascale train " in command.replace(" -m ", " ")
+            and "deepspeed.launcher" not in command and "torch.distributed.run" not in command and "ssh" not in command.split()[0]]  # fmt: skip
+
+
+def test_everything_happens_to_one_run(quiet_hosts, folder):
+    hosts = quiet_hosts
+    undisturbed = hosts.igascale("launch", "run.yaml", "-n", "2", "output_dir=undisturbed", cwd=folder)
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    _interrupt(hosts, folder)
+    _kill_remote_rank(hosts, folder)
+    _kill_launcher(hosts, folder)
+    _pull_the_cable(hosts, folder)
+    last = Launched(hosts, folder)
+    said = last.end(180)
+    assert last.process.returncode == 0, said
+    assert steps(folder / "run") == list(range(1, 17))
+    assert adapter(folder / "run") == adapter(folder / "undisturbed")
+
+
+def _interrupt(hosts, folder):
+    launch = Launched(hosts, folder)
+    launch.until_step(3)
+    os.kill(launch.process.pid, signal.SIGINT)
+    said = launch.end()
+    assert launch.process.returncode == 130, said
+    launch.gone()
+    last = steps(folder / "run")[-1]
+    assert f"step-{last:08d}" in [p.name for p in (folder / "run" / "checkpoints").iterdir()] or last >= 3, said
+
+
+def _kill_remote_rank(hosts, folder):
+    launch = Launched(hosts, folder)
+    launch.until_step(6)
+    (rank,) = trainers(hosts.b)
+    os.kill(rank, signal.SIGKILL)
+    start = time.monotonic()
+    said = launch.end()
+    assert launch.process.returncode == 75, said
+    assert "rank 1" in said and "node-b" in said, said
+    assert time.monotonic() - start < PATIENCE
+    launch.gone()
+
+
+def _kill_launcher(hosts, folder):
+    launch = Launched(hosts, folder)
+    launch.until_step(8)
+    os.kill(launch.process.pid, signal.SIGKILL)
+    launch.process.communicate(timeout=PATIENCE)
+    launch.gone()
+
+
+def _pull_the_cable(hosts, folder):
+    launch = Launched(hosts, folder)
+    launch.until_step(10)
+    hosts.link(hosts.b, up=False)
+    try:
+        said = launch.end()
+        wait_for(lambda: not trainers(hosts.b), PATIENCE, lambda: str(hosts.b.processes()))
+    finally:
+        hosts.link(hosts.b, up=True)
+    assert launch.process.returncode == 75, said
+    assert "node-b" in said, said
+    launch.gone()

@@ -1,0 +1,215 @@
+"""``igascale launch`` for real on one node: every backend to the end, losses, restarts, signals, and nothing left behind."""
+
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from igascale.launching import display
+from igascale.supervision.verdict import RankStatus
+
+import runs
+from launch_cases import Started, adapter, launches, steps
+from launching import igascale
+
+LONG = ("train.max_steps=40", "checkpoint.every=3", "eval.every=null", "data.validation=null", "data.ood=null")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    train = {"max_steps": 4, "groups_per_batch": 2, "gradient_accumulation_steps": 1}
+    return runs.prepare(tmp_path_factory.mktemp("launch"), train=train, engine={"name": "deepspeed"})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base, tmp_path_factory):
+    """Two ranks, 40 steps."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    started = Started(base, run, "-n", "2", "--backend", "local", *LONG)
+    started.wait_for_steps(1)
+    status, _, err = started.finish()
+    assert status == 0, err
+    assert started.left() == []
+    return run
+
+
+@pytest.mark.parametrize("backend", ["deepspeed", "torchrun"])
+def test_backends_compute_the_same(base, undisturbed, tmp_path, backend):
+    run = tmp_path / "run"
+    started = Started(base, run, "-n", "2", "--backend", backend, *LONG)
+    started.wait_for_steps(1)
+    status, out, err = started.finish()
+    assert status == 0, err
+    assert started.left() == []
+    assert "Traceback" not in err
+    assert adapter(run) == adapter(undisturbed)
+    assert "step 40/40" in out  # rank 0's lines came through the lifeline
+    for rank in (0, 1):
+        log = (run / "logs" / f"rank-{rank:04d}.log").read_text()
+        assert f"attempt 1: rank {rank} of 2" in log
+    assert "step 40/40" in (run / "logs" / "rank-0000.log").read_text()
+    (record,) = launches(run)
+    assert (record["backend"], record["exit_code"], record["world_size"]) == (backend, 0, 2)
+
+
+@pytest.mark.parametrize(("backend", "victim"), [("local", 1), ("deepspeed", 0)])
+def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, undisturbed, tmp_path, backend, victim):
+    run = tmp_path / "run"
+    started = Started(base, run, "-n", "2", "--backend", backend, "--max-restarts", "2", *LONG)
+    started.wait_for_steps(7)
+    process = started.ranks()[victim]
+    process.kill()
+    while len(steps(run)) < 40 and started.process.poll() is None:
+        started.look()
+    status, out, err = started.finish()
+    assert status == 0, err
+    assert f"rank {victim} (" in err
+    assert f"pid {process.pid}" in err
+    assert "died" in err
+    assert "attempt 2 of 3 continues with --resume auto" in out
+    assert "resumed at step" in out
+    assert "Traceback" not in err
+    assert adapter(run) == adapter(undisturbed)
+    assert steps(run) == list(range(1, 41))
+    assert [(r["attempt"], r["exit_code"]) for r in launches(run)] == [(1, 75), (2, 0)]
+    assert f"rank {victim}" in launches(run)[0]["reason"]
+    assert "attempt 2: rank 1 of 2" in (run / "logs" / "rank-0001.log").read_text()
+    assert started.left() == []
+
+
+def test_without_restarts_a_killed_rank_is_75(base, tmp_path):
+    started = Started(base, tmp_path / "run", "-n", "2", "--backend", "local", *LONG)
+    started.wait_for_steps(2)
+    started.ranks()[1].kill()
+    status, out, err = started.finish()
+    assert status == 75
+    assert err.count("error: ") == 1
+    assert "attempt 2" not in out
+    assert started.left() == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "signum", "status"),
+    [("deepspeed", signal.SIGINT, 130), ("torchrun", signal.SIGTERM, 143), ("local", signal.SIGUSR1, 138)],
+)
+def test_a_signal_stops_with_a_checkpoint(base, undisturbed, tmp_path, backend, signum, status):
+    run = tmp_path / "run"
+    arguments = ("-n", "2", "--backend", backend, "--max-restarts", "3", *LONG)
+    started = Started(base, run, *arguments)
+    started.wait_for_steps(2)
+    started.process.send_signal(signum)
+    found, out, err = started.finish()
+    assert found == status, err
+    assert "error" not in err
+    assert "attempt 2" not in out
+    taken = len(steps(run))
+    assert (run / "checkpoints" / "latest").read_text().strip() == f"step-{taken:08d}"
+    assert started.left() == []
+    assert launches(run)[0]["reason"] == f"stopped on {signum.name} after a checkpoint"
+    if backend == "local":
+        done = igascale("launch", str(base), f"output_dir={run}", *arguments, "--resume", "auto")
+        assert done.returncode == 0, done.stderr
+        assert adapter(run) == adapter(undisturbed)
+
+
+def test_a_second_signal_ends_at_once(base, tmp_path):
+    started = Started(base, tmp_path / "run", "-n", "2", "--backend", "deepspeed", *LONG, "train.max_steps=4000")
+    started.wait_for_steps(2)
+    stopped = started.ranks()[1]
+    stopped.send_signal(signal.SIGSTOP)  # it cannot finish its step
+    started.process.send_signal(signal.SIGINT)
+    with pytest.raises(Exception, match="timed out"):
+        started.process.wait(3)
+    started.process.send_signal(signal.SIGINT)
+    status, _, _ = started.finish(30)
+    assert status == 130
+    assert started.left() == []
+
+
+def test_a_signal_before_any_rank_is_there(base, tmp_path):
+    started = Started(base, tmp_path / "run", "-n", "2", *LONG)
+    while not started.below:
+        assert started.process.poll() is None, started.process.communicate()
+        started.look()
+    started.process.send_signal(signal.SIGTERM)
+    status, _, err = started.finish(30)
+    assert status == 143, err
+    assert "Traceback" not in err
+    assert started.left() == []
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("backend", ["local", "deepspeed", "torchrun"])
+def test_no_orphans_when_the_launcher_is_killed(base, tmp_path, backend):
+    started = Started(base, tmp_path / "run", "-n", "2", "--backend", backend, *LONG, "train.max_steps=4000")
+    started.wait_for_steps(2)
+    assert len(started.ranks()) == 2
+    started.process.kill()
+    started.finish()
+    assert started.left(30) == []
+    log = (tmp_path / "run" / "logs" / "rank-0001.log").read_text()
+    assert "igascale launch ended without a word" in log
+
+
+def test_a_traceback_is_shown(base, tmp_path):
+    rules = tmp_path / "rules_that_raise.py"
+    rules.write_text(
+        "from igascale.hooks import GradientHook\n"
+        "class Rule(GradientHook):\n"
+        "    def combine(self, grads, adapters, ctx):\n"
+        "        raise ZeroDivisionError('my own mistake')\n"
+    )
+    words = ("launch", str(base), "-n", "2", "hook.name=rules_that_raise:Rule", f"output_dir={tmp_path / 'run'}")
+    done = igascale(*words, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "ZeroDivisionError: my own mistake" in done.stderr
+    assert done.stderr.count("error: ") == 1
+
+
+def test_a_user_error_of_the_ranks_is_one_line_and_leaves_no_folder(base, tmp_path):
+    run = tmp_path / "run"
+    done = igascale("launch", str(base), "-n", "2", "model.path=/no/such/model", f"output_dir={run}")
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert "/no/such/model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.exists()
+
+
+def test_own_variables_reach_the_ranks(base, tmp_path):
+    rules = tmp_path / "rules_that_look.py"
+    rules.write_text(
+        "import os\nfrom igascale.hooks.mean import Hook\n"
+        "class Rule(Hook):\n"
+        "    def __init__(self, *a, **k):\n"
+        "        print('MINE is', os.environ.get('MINE'), 'threads', os.environ.get('OMP_NUM_THREADS'), flush=True)\n"
+        "        super().__init__(*a, **k)\n"
+    )
+    assert Path(rules).stat().st_mode & stat.S_IRUSR
+
+
+STATUS = RankStatus(0, "node1", 42, 3, 10, "stepping", 1.25, 4.5, 0.4, 0.2, None)
+
+
+def test_table():
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    def shown(ranks, world_size):
+        console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(display.table({s.rank: s for s in ranks}, world_size, "run"))
+        return console.export_text()
+
+    text = shown([STATUS, replace(STATUS, rank=1, ended=0, step=10)], 4)
+    assert "3/10" in text
+    assert "stepping" in text
+    assert "ended (0)" in text
+    assert "1.250" in text
+    assert "2 of 4 ranks have not arrived yet" in text
+    many = [replace(STATUS, rank=r, host=f"node{r // 8}", step=5 - (r == 9)) for r in range(32)]
+    text = shown(many, 32)
+    assert len([line for line in text.splitlines() if "node" in line]) == 4
+    assert "rank 9" in text  # the one behind
