@@ -16,7 +16,6 @@ import json
 import math
 import os
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import run_module
 from benchmarks.record import count_flops, save
 from igascale import hooks
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, HookContext
@@ -132,19 +132,12 @@ def rank_worker(out: Path, steps: int) -> None:
 
 def over_ranks(steps: int) -> dict[str, Any]:
     """1 to 4 real processes under the deepspeed launcher, the same 16 adapters of 512x512."""
-    from igascale.launchers import base, deepspeed
-
     found = {}
     for ranks in (1, 2, 3, 4):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "ranks.json"
-            spec = base.LaunchSpec(
-                ranks, "benchmarks.scaling", ("--rank-worker", str(out), "--rounds", str(steps)), base.free_port()
-            )
-            if status := base.run(
-                deepspeed.build_command(spec), deepspeed.environment(spec) | {"OMP_NUM_THREADS": "1"}
-            ):
-                sys.exit(status)
+            arguments = ("--rank-worker", str(out), "--rounds", str(steps))
+            run_module(ranks, "benchmarks.scaling", *arguments, threads=1)
             found[str(ranks)] = json.loads(out.read_text())
     return found
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import variants
+from benchmarks.processes import run_module
 from benchmarks.record import save
 from benchmarks.shapes import SHAPES, Shape, described
-from igascale.launchers import base, deepspeed
 
 ORDER = ("plain", "mean", "iga", "iga-exact", "gate", "naive")
 #: The paper's training set: 39,000 groups less the held-out fifth.
@@ -121,12 +121,10 @@ def run_job(job: dict[str, Any], processes: int) -> Any:
         out = Path(folder) / "result.json"
         arguments = ("--worker", json.dumps(job), "--out", str(out))
         if processes == 1:
-            status = subprocess.call([sys.executable, "-m", "benchmarks.step", *arguments])
+            if status := subprocess.call([sys.executable, "-m", "benchmarks.step", *arguments]):
+                sys.exit(status)
         else:
-            spec = base.LaunchSpec(processes, "benchmarks.step", arguments, base.free_port())
-            status = base.run(deepspeed.build_command(spec), deepspeed.environment(spec))
-        if status:
-            sys.exit(status)
+            run_module(processes, "benchmarks.step", *arguments)
         return json.loads(out.read_text())
 
 

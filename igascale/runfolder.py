@@ -149,7 +149,6 @@ def check_start(
     Raises:
         UserError: the folder holds something that this run does not continue, or a board's package is not installed.
     """
-    check_boards(config.logging)
     return _look(config, resume, allow, world_size, hashes=False)[1]
 
 
@@ -157,6 +156,7 @@ def _look(
     config: RunConfig, resume: str | None, allow: Sequence[str], world_size: int | None, hashes: bool
 ) -> tuple[Found, Resumption | None]:
     folder = Path(config.output_dir).resolve()
+    check_boards(config.logging)
     if allow and not resume:
         raise UserError(f"--allow-change {allow[0]}: nothing is resumed; leave it out, or add --resume")
     if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -107,11 +108,19 @@ def outcome(error: BaseException) -> tuple[str, str, int]:
 def conclude(folder: Path, state: str, message: str, exit_code: int) -> None:
     """Record an end on behalf of a rank 0 that could not: from a thread that is about to exit, or from the launcher.
 
-    Where the run has already told how it ended, or has no status, nothing is changed.
+    Where the run has already told how it ended, or has no status, nothing is changed; but a verdict on all ranks outranks the
+    exception (exit code 1) that rank 0 met when it lost another.
     """
     record = read(folder)
-    if record.get("state") == RUNNING:
+    if record.get("state") == RUNNING or record.get("exit_code") == 1:
         _put(folder, record | {"state": state, "message": message, "exit_code": exit_code, "updated": now()}, True)
+
+
+def conclude_quickly(folder: Path, state: str, message: str, exit_code: int, seconds: float = 2.0) -> None:
+    """The same for a process that must end now: a file system that hangs may be the very reason."""
+    work = threading.Thread(target=conclude, args=(folder, state, message, exit_code), daemon=True)
+    work.start()
+    work.join(seconds)
 
 
 def read(folder: Path) -> dict[str, Any]:

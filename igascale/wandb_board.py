@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,8 @@ class WandbBoard:
             self.dropped += 1
 
     def _send(self) -> None:
+        # The command line ends quietly where nobody reads its output; a sender that has died must not end the run.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
         pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
         with suppress(OSError, ValueError):  # the sender is gone, and has said why
             while (line := self._lines.get()) is not None:

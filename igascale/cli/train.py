@@ -75,6 +75,8 @@ def command(
         return
     if resume and start is None and comm.rank == 0:
         click.echo(f"no checkpoint in {run_config.output_dir} yet: starting at step 0")
+    if comm.rank == 0:
+        lifeline.epitaph = lambda message, code: status.conclude_quickly(folder, status.FAILED, message, code)
     lifeline.own_log = logs.redirect(comm.rank, comm.world_size, os.environ)
     lifeline.cleanup = lambda: runfolder.abandon(run_config, start, comm)
     try:

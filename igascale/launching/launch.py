@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from igascale import logs
+from igascale import logs, status
 from igascale.config import RunConfig
 from igascale.errors import TRY_AGAIN
 from igascale.launchers import deepspeed, environment, network
@@ -115,6 +115,8 @@ class Launch:
         """A line in ``launches.jsonl``; a run that was refused before it had a folder leaves none."""
         if not (self.folder / "config.yaml").is_file():
             return
+        if outcome.exit_code:  # rank 0 may have been killed
+            status.conclude(self.folder, status.FAILED, outcome.reason, outcome.exit_code)
         entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "attempt": attempt,

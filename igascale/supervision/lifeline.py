@@ -44,12 +44,14 @@ class Lifeline:
         stop_signal: the signal that asked for a stop after this step, or 0.
         own_log: whether this process's output goes to a file of its own; then :meth:`say` is what the user sees.
         cleanup: called before a verdict ends this process, in whatever state the main thread is.
+        epitaph: called then with the message and the exit code, to be written down; it may not take long.
     """
 
     def __init__(self) -> None:
         self.stop_signal = 0
         self.own_log = False
         self.cleanup: Callable[[], object] = do_nothing
+        self.epitaph: Callable[[str, int], object] = do_nothing
         self._graceful = False
         self._first_signal = -math.inf
         self._beat = Beat()
@@ -146,5 +148,5 @@ def write_line(text: str) -> None:
         os.write(2, f"{text}\n".encode(errors="replace"))
 
 
-def do_nothing() -> None:
+def do_nothing(*_: object) -> None:
     """For callbacks that nobody set."""

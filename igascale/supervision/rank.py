@@ -48,8 +48,8 @@ class RankLifeline(Lifeline):
         self.host, self.pid = socket.gethostname(), os.getpid()
         self.name = f"rank {rank} ({self.host}, pid {self.pid})"
         self._speaks = False  # whether a verdict goes to this process's stderr though it has no log of its own
-        self._before_exit = do_nothing
-        self._restore_signals = do_nothing
+        self._before_exit: Callable[[], object] = do_nothing
+        self._restore_signals: Callable[[], object] = do_nothing
         self._address: tuple[str, int] | None = None
         self._token = ""
         self._wire: Wire | None = None
@@ -306,6 +306,7 @@ class RankLifeline(Lifeline):
         if speak or self._speaks or self.own_log:
             write_line(f"error: {message}")
         with suppress(Exception):
+            self.epitaph(message, exit_code)
             self.cleanup()
         with suppress(Exception):
             if self._wire is not None:

@@ -135,6 +135,15 @@ def test_the_last_records_of_a_long_file(tmp_path):
     assert (found["step"], found["loss"], found["validation"]["id"]) == (899, 0.899, 6.0)
 
 
+def test_records_are_read_backwards_across_blocks(tmp_path, monkeypatch):
+    """With blocks so small that their borders fall on every place of a line."""
+    records = [record(step, step / 10) for step in range(40)]
+    folder = write(tmp_path / "run", records)
+    for block in (1, 7, 64, 1000, 1 << 20):
+        monkeypatch.setattr(reading, "_BLOCK", block)
+        assert list(reading._records_backwards(folder / "metrics.jsonl")) == records[::-1], block
+
+
 def test_runs_are_found_below_and_not_inside_of_runs(tmp_path):
     write(tmp_path / "demo" / "a", [])
     write(tmp_path / "b", [])

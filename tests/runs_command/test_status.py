@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from igascale.errors import UserError
 from igascale.runs.reading import read_run
 
 import runs
-from launching import igascale
+from launching import environment, free_port, igascale
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,24 @@ def test_someone_else_concludes_only_a_run_that_has_not(tmp_path):
     assert told(tmp_path)["message"] == "rank 1 was lost"
 
 
+def test_a_verdict_outranks_the_exception_that_it_caused(tmp_path):
+    with pytest.raises(RuntimeError), status.RunStatus(tmp_path, 9, 5):
+        raise RuntimeError("connection closed by peer")
+    status.conclude_quickly(tmp_path, "failed", "rank 1 (host b, pid 7) was killed", 75)
+    assert (told(tmp_path)["message"], told(tmp_path)["exit_code"]) == ("rank 1 (host b, pid 7) was killed", 75)
+    with pytest.raises(UserError), status.RunStatus(tmp_path, 9, 5):
+        raise UserError("mend this")
+    status.conclude(tmp_path, "failed", "something else", 75)
+    assert told(tmp_path)["message"] == "mend this"
+
+
+def test_a_file_system_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "conclude", lambda *arguments: time.sleep(5))
+    started = time.monotonic()
+    status.conclude_quickly(tmp_path, "failed", "", 75, seconds=0.2)
+    assert time.monotonic() - started < 2
+
+
 def test_whether_a_process_is_gone():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         living = status.this_process() | {"pid": child.pid, "started_ticks": status._started_ticks(child.pid)}
@@ -143,3 +162,32 @@ def test_a_killed_run_is_seen_to_have_died(base, tmp_path):
     listing = invoke("runs", "ls", tmp_path)
     assert "died" in listing.output
     assert "--resume auto" in listing.output
+
+
+@pytest.mark.parametrize("way", ["launch, rank 0", "torchrun, rank 1"])
+def test_when_a_rank_is_killed_someone_else_writes_why(base, tmp_path, way):
+    """The launcher where rank 0 is gone; rank 0 where there is no igascale launcher."""
+    launcher, _, victim = way.partition(", rank ")
+    (tmp_path / "killing_ranks_rule.py").write_text(
+        "import os\n"
+        "from igascale.hooks import FactorGrads, GradientHook\n"
+        "class Kill(GradientHook):\n"
+        "    def combine(self, grads, adapters, ctx):\n"
+        f"        if ctx.step == 1 and os.environ['RANK'] == '{victim}': os.kill(os.getpid(), 9)\n"
+        "        return {k: FactorGrads(g.a.mean(0), g.b.mean(0)) for k, g in grads.items()}\n"
+    )
+    run = tmp_path / "run"
+    train = [str(base), f"output_dir={run}", "hook.name=killing_ranks_rule:Kill", "engine.name=deepspeed"]
+    if launcher == "launch":
+        done = igascale("launch", *train, "-n", "2", "--backend", "local", cwd=tmp_path)
+        assert done.returncode == 75, done.stderr
+    else:
+        port = ["--nproc_per_node", "2", "--master_port", str(free_port())]
+        command = [sys.executable, "-m", "torch.distributed.run", *port, "-m", "igascale", "train", *train]
+        options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 300}
+        done = subprocess.run(command, **options, check=False)
+        assert done.returncode, done.stderr
+    found = told(run)
+    assert (found["state"], found["exit_code"]) == ("failed", 75)
+    assert f"rank {victim} (" in found["message"]
+    assert read_run(run).state == "failed"

@@ -131,6 +131,24 @@ def test_the_sender_ends_with_a_run_that_is_killed(tmp_path, config, calls, monk
     assert gone(sender)
 
 
+def test_a_sender_that_dies_does_not_end_the_run_by_sigpipe(tmp_path, config, calls, monkeypatch):
+    """The command line leaves SIGPIPE at its default, which ends a process that writes to a closed pipe."""
+    monkeypatch.setenv("FAKE_WANDB", "killed")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    code = (
+        "import signal, time\nfrom pathlib import Path\nfrom igascale.config import load_config\n"
+        "from igascale.wandb_board import WandbBoard\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        f"board = WandbBoard(Path({str(tmp_path)!r}), load_config({str(tmp_path / 'config.yaml')!r}), grace=1.0)\n"
+        "board._process.wait(60)\n"
+        "for step in range(1000): board.add({'loss': 1.0, 'filler': 'x' * 1000}, step)\n"
+        "board.close()\nprint('alive')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+    assert "not every record was sent" in done.stderr
+
+
 def test_a_run_that_outpaces_the_sender_drops_and_says_so(tmp_path, config, calls, monkeypatch, capfd):
     monkeypatch.setenv("FAKE_WANDB", "hang in init")
     monkeypatch.setattr("igascale.wandb_board._ROOM", 100)
