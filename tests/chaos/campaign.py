@@ -150,7 +150,7 @@ def _all(
     def one(scenario: Scenario) -> dict[str, Any]:
         with rig.one_at_a_time if scenario.two_hosts else nullcontext():
             result = _result(_execute(rig, scenario, arguments, shared), arguments)
-        print(_line(result, arguments.runs), flush=True)
+        print("\n    ".join([_line(result, arguments.runs), *result["problems"]]), flush=True)
         return result
 
     if arguments.jobs == 1:
