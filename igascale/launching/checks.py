@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -10,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igascale.config import RunConfig
@@ -128,10 +130,21 @@ def _port_message(port: int, where: str, why: str) -> str:
     return f"--master-port {port}: cannot be used on {where} ({why}); choose another, or leave it out to have a free one chosen"
 
 
-def send_private_file(spec: LaunchSpec, content: str) -> str:
+def private_prefix(run: Path) -> str:
+    """How the names of a run's private files begin: what a killed launch of the run left is found by it."""
+    return f"igascale-{hashlib.sha256(str(run).encode()).hexdigest()[:16]}-"
+
+
+def send_private_file(spec: LaunchSpec, content: str, prefix: str) -> str:
     """Put a file that only its owner may read on every host, through ssh's standard input.
 
-    It is moved into its place whole, so that hosts that share ``/tmp`` do not disturb each other.
+    It is moved into its place whole, so that hosts that share ``/tmp`` do not disturb each other. Those that a killed launch of the
+    same run left there are removed first.
+
+    Args:
+        spec: the hosts.
+        content: of the file.
+        prefix: of its name; see :func:`private_prefix`.
 
     Returns:
         Its path, which cannot be guessed. Ranks remove it (:func:`igascale.launchers.environment.discard`).
@@ -139,8 +152,9 @@ def send_private_file(spec: LaunchSpec, content: str) -> str:
     Raises:
         UserError: names the hosts where it could not be written.
     """
-    path = f"/tmp/igascale-{secrets.token_hex(16)}"
+    path = f"/tmp/{prefix}{secrets.token_hex(16)}"
     script = (
+        f'for old in /tmp/{prefix}*; do case "$old" in {path}*) ;; *) rm -f "$old" 2>/dev/null ;; esac; done\n'
         f'umask 077\nfile=$(mktemp {path}.XXXXXX) && printf %s {shlex.quote(content)} > "$file" && mv "$file" {path}\n'
     )
     on_hosts(spec, script, f"cannot write {path}")

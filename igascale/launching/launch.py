@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ class Launch:
                 if monitor is not None:
                     address = advertised_address(spec)
                     spec = replace(spec, environment={**spec.environment, **monitor.environment(address)})
-                with _delivered(spec, backend) as spec:
+                with _delivered(spec, backend, self.folder) as spec:
                     outcome = Attempt(
                         BUILDERS[backend](spec),
                         spec.forwarded,
@@ -163,14 +164,20 @@ def advertised_address(spec: LaunchSpec) -> str:
 
 
 @contextmanager
-def _delivered(spec: LaunchSpec, backend: str) -> Iterator[LaunchSpec]:
-    """For pdsh: variables wait in a private file on every host, and DeepSpeed's own file of variables names it."""
+def _delivered(spec: LaunchSpec, backend: str, run: Path) -> Iterator[LaunchSpec]:
+    """For pdsh: variables wait in a private file on every host, and DeepSpeed's own file of variables names it.
+
+    A launch that is killed leaves them; the next one of the same run removes them.
+    """
     if backend != "deepspeed" or not spec.remote or spec.launcher != "pdsh":
         yield spec
         return
-    private = checks.send_private_file(spec, environment.pack({**spec.forwarded, **spec.environment}))
+    prefix = checks.private_prefix(run)
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/"):
+        shutil.rmtree(left, ignore_errors=True)
+    private = checks.send_private_file(spec, environment.pack({**spec.forwarded, **spec.environment}), prefix)
     try:
-        with tempfile.TemporaryDirectory(prefix="igascale-") as folder:  # mode 0700
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:  # mode 0700
             file = Path(folder) / "deepspeed_env"
             file.write_text(deepspeed.env_file(private))
             yield replace(spec, environment={}, forwarded={}, env_file=str(file))

@@ -27,6 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE.parent / "hosts"), str(HERE)]
 
+import chaos_processes as processes
 import chaos_rig
 from chaos_checks import compare
 from chaos_plan import KINDS, Scenario, draw, inside_checkpoint, needs_two_hosts, stage
@@ -149,11 +150,19 @@ def _all(
     def one(scenario: Scenario) -> dict[str, Any]:
         with rig.one_at_a_time if scenario.two_hosts else nullcontext():
             result = _result(_execute(rig, scenario, arguments, shared), arguments)
-        print(_line(result, arguments.runs), flush=True)
+        print("\n    ".join([_line(result, arguments.runs), *result["problems"]]), flush=True)
         return result
 
+    if arguments.jobs == 1:
+        yield from map(one, scenarios)
+        return
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        yield from pool.map(one, scenarios)
+        try:
+            yield from pool.map(one, scenarios)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end_all(str(rig.base))  # the threads' runs; they then see a failure and end
+            raise
 
 
 def _execute(rig: Rig, scenario: Scenario, arguments: argparse.Namespace, shared: set[str]) -> Outcome:

@@ -11,6 +11,8 @@ from typing import Any
 
 #: Figures of a step that differ between two runs of the same mathematics.
 _OF_THE_MACHINE = {"seconds", "peak_memory_bytes"}
+#: What tells of starts: a run that was resumed has more of it.
+_OF_STARTS = {"logs", "launches.jsonl", "resumes.jsonl"}
 
 
 def compare(run: Path, reference: Path) -> list[str]:
@@ -81,6 +83,8 @@ def _same_tensors(folder: Path, reference: Path) -> list[str]:
 
 def _same_state(folder: Path, reference: Path) -> list[str]:
     ours, theirs = (json.loads((f / "state.json").read_text()) for f in (folder, reference))
+    for state in (ours, theirs):  # a counter that is null and one that is not there say the same
+        state["counters"] = {name: count for name, count in state["counters"].items() if count is not None}
     return [
         f"{folder}/state.json: {key} is {ours.get(key)!r}, undisturbed {theirs.get(key)!r}"
         for key in ("step", "optimizer_steps", "world_size", "hook", "counters", "data")
@@ -112,5 +116,5 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _files(run: Path) -> set[str]:
-    """Names below the run folder, but for logs, of which every attempt may add some."""
-    return {str(p.relative_to(run)) for p in run.rglob("*") if p.relative_to(run).parts[0] != "logs"}
+    names = {p.relative_to(run) for p in run.rglob("*")}
+    return {str(name) for name in names if name.parts[0] not in _OF_STARTS}
