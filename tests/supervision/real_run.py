@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from igascale import checkpoint as checkpoints
+from igascale.checkpoints import content, find, manifest
 from igascale.launchers.base import free_port
 
 from launching import environment
@@ -118,10 +118,11 @@ class RealRun:
 
     def check_checkpoint(self) -> int:
         """The latest checkpoint is whole; returns its step."""
-        found = checkpoints.find(self.folder, "auto")
-        assert found is not None
-        checkpoints.verify(found)
-        return checkpoints.load(found).step
+        found = find.find(self.folder, "auto")
+        assert found.folder is not None
+        assert not found.damaged
+        manifest.verify(found.folder)
+        return content.load(found.folder).step
 
 
 __all__ = ["RealRun", "signal"]
