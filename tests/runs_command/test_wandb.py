@@ -1,6 +1,6 @@
 """Weights & Biases by a stand-in package that notes every call: what is sent, and that nothing it does reaches the run.
 
-The real package is not part of the tests' environment; the calls are those of its public documentation.
+The real package is in test_wandb_offline.py: here are the calls, a page on the network, and every way to fail.
 """
 
 import json
