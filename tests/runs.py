@@ -14,6 +14,7 @@ from igascale import assemble, runfolder
 from igascale.config import RunConfig, load_config
 from igascale.engine import Engine, MasterState
 from igascale.hooks.base import GradientHook
+from igascale.supervision.lifeline import Lifeline
 from igascale.trainer import Trainer
 
 from tiny import save_tiny_model_folder
@@ -92,6 +93,7 @@ def train(
     resume: str | None = None,
     stop_after: int | None = None,
     allow: Sequence[str] = (),
+    lifeline: Lifeline | None = None,
 ) -> MasterState:
     """What ``igascale train`` does; returns the optimizer's state at the end."""
     hook = assemble.build_hook(config)
@@ -99,7 +101,7 @@ def train(
     data = assemble.load_data(config, student.tokenizer)
     engine = assemble.build_engine(config, student, hook, device)
     start = runfolder.open_run(config, resume, engine.comm, allow)
-    Trainer(config, data, student, hook, engine).train(start, stop_after)
+    Trainer(config, data, student, hook, engine, lifeline).train(start, stop_after)
     return engine.get_state()
 
 

@@ -18,6 +18,7 @@ from igascale.checkpoints.adapter import adapter_files
 from igascale.checkpoints.content import write_files
 from igascale.checkpoints.find import find
 from igascale.errors import UserError
+from igascale.supervision.lifeline import Lifeline
 from igascale.trainer import Interrupted
 
 import runs
@@ -33,9 +34,9 @@ def base(tmp_path_factory):
     return runs.prepare(folder, train={"max_steps": 6, "groups_per_batch": 4, "gradient_accumulation_steps": 1})
 
 
-def go(path, out, *overrides, resume=None, stop_after=None):
+def go(path, out, *overrides, resume=None, stop_after=None, lifeline=None):
     config = runs.load(path, f"output_dir={out}", "eval.every=null", *overrides)
-    return runs.train(config, assemble.start(config), resume, stop_after)
+    return runs.train(config, assemble.start(config), resume, stop_after, lifeline=lifeline)
 
 
 def steps(run):
@@ -184,8 +185,13 @@ def test_an_interrupt_waits_for_what_is_written(base, tmp_path, slow, monkeypatc
         return report
 
     monkeypatch.setattr(trainer, "take_step", interrupting)
-    with pytest.raises(Interrupted):
-        go(base, tmp_path / "run", "checkpoint.every=3", "checkpoint.keep=9", "checkpoint.asynchronous=true")
+    lifeline, keys = Lifeline(), ("checkpoint.every=3", "checkpoint.keep=9", "checkpoint.asynchronous=true")
+    restore = lifeline.take_signals()
+    try:
+        with pytest.raises(Interrupted):
+            go(base, tmp_path / "run", *keys, lifeline=lifeline)
+    finally:
+        restore()
     assert steps(tmp_path / "run") == [3, 4]
     assert pointer(tmp_path / "run", "latest") == "step-00000004"
 
