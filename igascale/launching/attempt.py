@@ -14,8 +14,10 @@ from igascale.launchers.base import Command
 from igascale.launching.children import Children
 from igascale.supervision.monitor import STOPPED, Monitor
 
-#: Seconds that processes have to end once a rank has failed, or all have said goodbye.
+#: Seconds that processes have to end once all ranks have said goodbye, or a launcher of one node has failed.
 GRACE = 15.0
+#: The same once there is a verdict: ranks leave at once, and one that is stopped or stuck in the kernel never does.
+AFTER_VERDICT = 6.0
 #: Seconds after a command's failure in which the ranks may still say what it was.
 HEARSAY = 3.0
 _TICK = 0.1
@@ -108,26 +110,28 @@ class Attempt:
                 looked = time.monotonic()
             if not self._pass_on_signals(children):
                 return
-            if deadline is None and self._over(children.statuses):
-                deadline = time.monotonic() + GRACE
+            if deadline is None and (grace := self._grace(children.statuses)):
+                deadline = time.monotonic() + grace
             if deadline is not None and time.monotonic() > deadline:
                 children.end(5)
                 return
 
-    def _over(self, statuses: Sequence[int | None]) -> bool:
-        """Whether nothing more is to be expected than that processes end."""
+    def _grace(self, statuses: Sequence[int | None]) -> float | None:
+        """Seconds that processes still have, where nothing more is to be expected than that they end."""
         if self.monitor is None:
-            return any(statuses)  # one is neither running nor 0
+            return GRACE if any(statuses) else None  # one is neither running nor 0
+        if self.monitor.verdict is not None:
+            return AFTER_VERDICT
         ended = [status.ended is not None for status in self.monitor.ranks.values()]
-        if self.monitor.verdict is not None or (len(ended) == self.world_size and all(ended)):
-            return True
+        if len(ended) == self.world_size and all(ended):
+            return GRACE
         code = next((_exit_code(s) for s in statuses if s), None)
         if code is None:
-            return False
+            return None
         self._failed = self._failed or time.monotonic()
         if time.monotonic() - self._failed > HEARSAY and code not in STOPPED:
             self.monitor.abort(describe_status(self.commands, statuses), code)
-        return False
+        return None
 
     def _pass_on_signals(self, children: Children) -> bool:
         """Tell the ranks of a signal that came; ``False`` when all is to end at once."""
