@@ -170,7 +170,8 @@ class Saver:
             started = time.monotonic()
             outcome = self._writer.take(wait=True)
             seconds = time.monotonic() - started
-            self.teller.say(f"waited {seconds:.1f} s {until} for the previous checkpoint to be on disk")
+            if seconds >= 0.1:
+                self.teller.say(f"waited {seconds:.1f} s {until} for the previous checkpoint to be on disk")
             self._hear(outcome)
         else:
             self._hear(self._writer.take())

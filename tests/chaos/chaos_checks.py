@@ -36,10 +36,10 @@ def latest(run: Path) -> Path:
 
 
 def broken_latest(run: Path) -> list[str]:
-    """What is wrong with the checkpoint that ``latest`` names; a run without any checkpoint yet is in order."""
+    """What is wrong with the checkpoint that ``latest`` names; a run that had not come to name its first one is in order."""
     root = run / "checkpoints"
     if not (root / "latest").exists():
-        return [f"{root}: checkpoints without latest"] if any(root.glob("step-*")) else []
+        return [f"{root}: checkpoints without latest"] if len(list(root.glob("step-*"))) > 1 else []
     folder = latest(run)
     try:
         listed = json.loads((folder / "manifest.json").read_text())["files"]
