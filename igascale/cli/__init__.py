@@ -111,7 +111,7 @@ def _leave(exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="igascale")
 @click.option(
     "--local_rank", type=int, hidden=True
@@ -125,6 +125,7 @@ def main(local_rank: int | None) -> None:
       igascale data generate --out data/demo          isomer groups without a teacher
       igascale validate CONFIG                        everything but training
       igascale plan CONFIG --gpu h100-80gb            memory, bytes and time, before renting anything
+      igascale doctor CONFIG --hostfile hosts         what goes wrong between hosts, before it does
       igascale launch CONFIG --num-processes 2        train under DeepSpeed
       igascale runs tail runs/first                   watch it, from anywhere
       igascale eval runs/first                        accuracy, consistency, ID-OOD gap

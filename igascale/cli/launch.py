@@ -28,7 +28,7 @@ class _Grouped(click.Command):
 
 
 GROUPS = {
-    "What to train": ("method", "hook", "resume", "stop_after"),
+    "What to train": ("method", "hook", "resume", "allow_change", "stop_after"),
     "Where": ("backend", "num_processes", "num_nodes", "hostfile", "include", "exclude"),
     "How hosts are reached": ("launcher", "ssh_config", "ssh_port", "env"),
     "Where ranks meet": ("master_addr", "master_port", "interface", "rdzv"),
