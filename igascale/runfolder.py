@@ -2,7 +2,7 @@
 
 ``config.yaml`` (resolved) and ``environment.json`` are written first; ``status.json`` says how the run is doing;
 ``metrics.jsonl`` and ``adapter_metrics.jsonl`` grow; ``resumes.jsonl`` has a line for every time the run went on from a
-checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the result, a normal PEFT folder.
+checkpoint; ``checkpoints/`` is for that; ``adapter/`` is the result, a normal PEFT folder. ``.lock`` keeps a second run out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from igascale import runlock
 from igascale.boards import check_boards
 from igascale.checkpoints.find import Found, find
 from igascale.checkpoints.publish import settle
@@ -48,7 +49,8 @@ def withdraw(folder: Path) -> None:
     The alternative, to accept a folder that holds these files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    ours = [folder / "config.yaml", folder / ENVIRONMENT, folder / STATUS, *(folder / "logs").glob("rank-*.log")]
+    names = ("config.yaml", ENVIRONMENT, STATUS, runlock.LOCK)
+    ours = [*(folder / name for name in names if (folder / name).exists()), *(folder / "logs").glob("rank-*.log")]
     if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
         for path in ours:
             path.unlink()
@@ -66,10 +68,11 @@ def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
         facts: :func:`igascale.record.environment` of this start.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or another run began in it at the same time.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        runlock.hold(folder)
         write_atomically(folder / "config.yaml", config.to_yaml())
         write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
@@ -93,8 +96,8 @@ def open_run(config: RunConfig, resume: str | None, comm: Collectives, allow: Se
         What to continue from, or ``None`` to start from the beginning.
 
     Raises:
-        UserError: the folder holds something else, the checkpoint is not whole or belongs to another configuration, or
-            there are more ranks than groups in a step.
+        UserError: the folder holds something else, or another process trains in it, the checkpoint is not whole or belongs to
+            another configuration, or there are more ranks than groups in a step.
     """
     if comm.world_size > config.groups_per_step:
         raise UserError(
@@ -123,6 +126,8 @@ def _open(
     config: RunConfig, resume: str | None, ranks: list[dict[str, Any]], allow: Sequence[str]
 ) -> Resumption | None:
     folder = Path(config.output_dir).resolve()
+    if resume and (folder / "config.yaml").is_file():
+        runlock.hold(folder)
     found, start = _look(config, resume, allow, len(ranks), hashes=True)
     if start is None or start.fork:
         record(folder, config, environment(config, ranks))
@@ -147,8 +152,11 @@ def check_start(
         What to continue from, if anything.
 
     Raises:
-        UserError: the folder holds something that this run does not continue, or a board's package is not installed.
+        UserError: the folder holds something that this run does not continue, or a run that goes on, or a board's package is not
+            installed.
     """
+    if resume:
+        runlock.check_free(Path(config.output_dir))
     return _look(config, resume, allow, world_size, hashes=False)[1]
 
 

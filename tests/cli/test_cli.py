@@ -177,7 +177,9 @@ def test_data_generate_and_validate(tmp_path):
 
 def test_launch_dry_run_prints_the_command(base):
     result = invoke("launch", base, "engine.name=deepspeed", "-n", "2", "--dry-run", "--master-port", "29511")
-    assert "-m deepspeed.launcher.launch --world_info=eyJsb2NhbGhvc3QiOiBbMCwgMV19" in result.output  # {"localhost": [0, 1]}
+    assert (
+        "-m deepspeed.launcher.launch --world_info=eyJsb2NhbGhvc3QiOiBbMCwgMV19" in result.output
+    )  # {"localhost": [0, 1]}
     assert "--master_port=29511" in result.output
     assert f"--module igascale train {base} engine.name=deepspeed" in result.output
     assert not (base.parent / "run").exists()

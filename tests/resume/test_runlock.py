@@ -1,0 +1,131 @@
+"""A second run in a folder is refused while the first one lives, and not a moment longer."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from igascale import runfolder, runlock
+from igascale.cli import main
+from igascale.errors import UserError
+
+import runs
+
+#: Holds the lock until it is killed, or for so many seconds; with a child that outlives it.
+HOLDER = """
+import subprocess, sys, time
+from pathlib import Path
+from igascale import runlock
+runlock.hold(Path(sys.argv[1]))
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+print(child.pid, flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def holder():
+    """Starts a process that holds a folder's lock; returns it when it does."""
+    started, children = [], []
+
+    def hold(folder, seconds=60.0):
+        command = [sys.executable, "-c", HOLDER, str(folder), str(seconds)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        children.append(int(process.stdout.readline()))
+        return process
+
+    yield hold
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run that was stopped after its second step."""
+    folder = tmp_path_factory.mktemp("lock")
+    config = runs.prepare(folder, checkpoint={"every": 1})
+    command = [sys.executable, "-m", "igascale", "train", str(config), "--stop-after", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    return config
+
+
+def listing(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != runlock.LOCK}
+
+
+@pytest.mark.parametrize("verb", ["train", "launch"])
+def test_a_run_that_goes_on_keeps_others_out(base, holder, monkeypatch, verb):
+    run = base.parent / "run"
+    process, before = holder(run), listing(run)
+    monkeypatch.setattr(runlock, "PATIENCE", 0.3)
+    if verb == "train":
+        arguments = ["train", str(base), "--resume", "auto"]
+    else:
+        arguments = ["launch", str(base), "engine.name=deepspeed", "-n", "2", "--backend", "local", "--resume", "auto"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    assert (
+        f"{run} is in use: process {process.pid} on {os.uname().nodename} has trained in it since 20" in result.output
+    )
+    assert listing(run) == before
+
+
+def test_killed_without_a_word_it_lets_go_at_once(base, holder):
+    """And a child of its own, which has inherited every descriptor, does not keep it."""
+    process = holder(base.parent / "run")
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    runlock.check_free(base.parent / "run")
+    assert time.monotonic() - began < 1
+
+
+def test_a_start_waits_for_one_that_is_about_to_end(base, holder):
+    holder(base.parent / "run", 1.0)
+    began = time.monotonic()
+    runlock.check_free(base.parent / "run")
+    assert 0.3 < time.monotonic() - began < 10
+
+
+def test_two_starts_of_a_new_run(tmp_path, holder, monkeypatch):
+    """Both found no folder; one was first to make it."""
+    config = runs.load(runs.prepare(tmp_path))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    holder(folder)
+    monkeypatch.setattr(runlock, "PATIENCE", 0.0)
+    with pytest.raises(UserError, match="is in use: process"):
+        runfolder.record(folder, config, {})
+    assert not (folder / "config.yaml").exists()
+
+
+def test_to_hold_it_twice_is_nothing_and_keeps_it(tmp_path, monkeypatch):
+    runlock.hold(tmp_path)
+    runlock.hold(tmp_path)
+    probe = f"import sys; from pathlib import Path; from igascale import runlock; runlock.PATIENCE = 0; runlock.check_free(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert f"process {os.getpid()} on" in done.stderr
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runlock.fcntl, "lockf", no_locks)
+    runlock.hold(tmp_path)
+    assert (
+        "this file system has no locks (No locks available); nothing keeps a second run out" in capsys.readouterr().err
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_not_its_concern(tmp_path):
+    runlock.hold(tmp_path / "not there")
