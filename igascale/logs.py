@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _HEADER = "=== attempt"
@@ -46,6 +47,12 @@ def redirect(rank: int, world_size: int, environ: Mapping[str, str]) -> bool:
         os.dup2(log, descriptor)
     os.close(log)
     return True
+
+
+def append(file: Path, line: str) -> None:
+    """Add a line to a log whose folder may not be there: that of a run which was refused is gone."""
+    with suppress(OSError), file.open("a") as log:
+        log.write(f"{line}\n")
 
 
 def last_traceback(folder: str | Path, rank: int) -> list[str]:

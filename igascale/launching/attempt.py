@@ -73,6 +73,8 @@ class Attempt:
         signals: what this process was asked.
         refresh: called about ten times a second, to show what goes on.
         on_line: called with each line that the commands print, and whether it was on standard error.
+        on_late: called instead once every rank has said how it ended, or why all must: what a stock launcher then prints is its
+            own account of the same.
     """
 
     def __init__(
@@ -84,20 +86,33 @@ class Attempt:
         signals: Signals,
         refresh: Callable[[], None],
         on_line: Callable[[str, bool], None],
+        on_late: Callable[[str], None],
     ):
         self.commands, self.forwarded, self.world_size = commands, forwarded, world_size
-        self.monitor, self.signals, self.refresh, self.on_line = monitor, signals, refresh, on_line
+        self.monitor, self.signals, self.refresh = monitor, signals, refresh
+        self.on_line, self.on_late = on_line, on_late
         self._told = 0  # signals that have been passed on
         self._failed: float | None = None  # when a command's failure was first seen
 
     def run(self) -> Outcome:
         """Start, wait, end. Nothing that was started is left when this returns, however it returns."""
-        children = Children(self.commands, {**os.environ, **self.forwarded}, self.on_line)
+        children = Children(self.commands, {**os.environ, **self.forwarded}, self._hear)
         try:
             self._wait(children)
         finally:
             children.end(0)
         return self._conclude(children.statuses)
+
+    def _hear(self, line: str, is_error: bool) -> None:
+        if self.monitor is not None and (self.monitor.verdict is not None or self._all_ended()):
+            self.on_late(line)
+        else:
+            self.on_line(line, is_error)
+
+    def _all_ended(self) -> bool:
+        """Whether every rank has said goodbye."""
+        ranks = self.monitor.ranks.values() if self.monitor else ()
+        return len(ranks) == self.world_size and all(status.ended is not None for status in ranks)
 
     def _wait(self, children: Children) -> None:
         """Until every child has ended, or has had its time to."""
@@ -122,8 +137,7 @@ class Attempt:
             return GRACE if any(statuses) else None  # one is neither running nor 0
         if self.monitor.verdict is not None:
             return AFTER_VERDICT
-        ended = [status.ended is not None for status in self.monitor.ranks.values()]
-        if len(ended) == self.world_size and all(ended):
+        if self._all_ended():
             return GRACE
         code = next((_exit_code(s) for s in statuses if s), None)
         if code is None:

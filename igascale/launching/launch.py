@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from igascale import logs, status
@@ -84,10 +85,12 @@ class Launch:
                         signals,
                         lambda: display.update(monitor.ranks if monitor else {}),
                         display.line,
+                        partial(logs.append, self.folder / "logs" / "launcher.log"),
                     ).run()
             if outcome.exit_code and not (outcome.asked and outcome.exit_code > 128):
                 for line in logs.last_traceback(self.folder / "logs", outcome.rank) if outcome.rank >= 0 else ():
-                    display.line(f"[rank {outcome.rank}] {line}", error=True)
+                    if outcome.reason not in line:
+                        display.line(f"[rank {outcome.rank}] {line}", error=True)
                 display.line(f"error: {outcome.reason}", error=True, style="red")
         self._record(number, began, time.monotonic() - started, outcome)
         return outcome

@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "igascale/linalg": ("igascale.linalg",),
     "hooks": ("igascale.hooks", "igascale.linalg", "igascale.errors"),
-    "igascale/engine": ("igascale.engine", "igascale.hooks.base", "igascale.adapters", "igascale.errors"),
+    "igascale/engine": (
+        *("igascale.engine", "igascale.hooks.base", "igascale.adapters", "igascale.errors"),
+        "igascale.launchers.network",  # imports nothing of igascale; the doctor's all-reduce takes the interface that a launch takes
+    ),
     "launchers": ("igascale.launchers", "igascale.errors"),
 }
 

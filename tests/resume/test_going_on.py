@@ -14,6 +14,7 @@ from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
 from igascale.resuming.restore import _drew
+from igascale.runlock import LOCK
 
 import runs
 from launching import igascale
@@ -55,8 +56,9 @@ def step(run, number):
 
 
 def contents(folder):
-    """Every file with its bytes and its time: nothing is to be rewritten, not even with the same bytes."""
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    """Every file but the lock with its bytes and its time: nothing is to be rewritten, not even with the same bytes."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != LOCK]
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 
 def refused(base, run, *overrides, match, resume="auto", allow=()):
