@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ def apply(run: Run, fault: Fault) -> str:
         run.clock.write_text(f"{fault.hours:+d}h")
         return f"clock {fault.hours:+d} h"
     pid, who = _victim(run, fault.victim)
+    while fault.do == "stop" and pid == run.process.pid:  # nobody could end a launcher that stands still alone
+        time.sleep(0.05)
+        pid, who = _victim(run, fault.victim)
     processes.kill(pid, signal.SIGSTOP if fault.do == "stop" else signal.SIGKILL)
     return f"{fault.do} {who}"
 

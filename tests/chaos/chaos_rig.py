@@ -16,6 +16,7 @@ from chaos_plan import CHECKPOINT_EVERY, STEPS
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parent
 HEARTBEAT_TIMEOUT = 8.0  # of the runs, seconds; the default is meant for machines with more than two cores
+START_TIMEOUT = 60.0  # seconds for all ranks to arrive; a start takes about a third of it here
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
@@ -124,6 +125,6 @@ def _prepare(folder: Path) -> Path:
         "train": {"max_steps": STEPS, "groups_per_batch": 3, "gradient_accumulation_steps": 2},
         "eval": {"every": 4, "max_groups": 2},
         "checkpoint": {"every": CHECKPOINT_EVERY, "keep": 2},
-        "supervision": {"heartbeat_timeout": HEARTBEAT_TIMEOUT},
+        "supervision": {"heartbeat_timeout": HEARTBEAT_TIMEOUT, "start_timeout": START_TIMEOUT},
     }
     return prepare(folder, **changes)

@@ -15,7 +15,7 @@ import chaos_faults as faults
 import chaos_processes as processes
 from chaos_checks import broken_latest, compare
 from chaos_plan import STEPS, Fault, Scenario
-from chaos_rig import Rig, Timeline
+from chaos_rig import START_TIMEOUT, Rig, Timeline
 
 _DISK_MB = 24  # a run needs about three
 _POLL = 0.004
@@ -167,7 +167,9 @@ class Run:
                 told = json.loads(fired.read_text())
                 moment, attempt.fault = told["time"], f"kill {fault.victim} at {told['where']}"
             harmless = fault.do == "clock"
-            left = self.wait(attempt, 120 if harmless else self.timeline.exit_limit)
+            # Whoever is cut off or stopped before it has come to the Monitor is not missed before then.
+            arriving = START_TIMEOUT if fault.do in ("link", "stop") and fault.moment.at == "start" else 0
+            left = self.wait(attempt, 120 if harmless else self.timeline.exit_limit + arriving)
             attempt.exit_seconds = time.monotonic() - moment
         else:
             attempt.fault = "too late"
