@@ -42,7 +42,9 @@ def apply(run: Run, fault: Fault) -> str:
         run.clock.write_text(f"{fault.hours:+d}h")
         return f"clock {fault.hours:+d} h"
     pid, who = _victim(run, fault.victim)
-    while fault.do == "stop" and pid == run.process.pid:  # nobody could end a launcher that stands still alone
+    while (
+        fault.do == "stop" and pid == run.process.pid and run.process.poll() is None
+    ):  # nobody could end a launcher that stands still alone
         time.sleep(0.05)
         pid, who = _victim(run, fault.victim)
     processes.kill(pid, signal.SIGSTOP if fault.do == "stop" else signal.SIGKILL)
