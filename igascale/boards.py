@@ -60,8 +60,8 @@ class _TensorBoard:
     def __init__(self, folder: Path, resume_step: int | None):
         from torch.utils.tensorboard import SummaryWriter
 
-        purge = None if resume_step is None else resume_step + 1
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        # Also at a beginning: an attempt that was lost before its first checkpoint may have left events of these steps.
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=(resume_step or 0) + 1)
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         for name, value in scalars.items():

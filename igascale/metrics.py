@@ -8,7 +8,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from igascale.boards import Board, open_boards
 from igascale.config import RunConfig
+from igascale.errors import UserError
 from igascale.step import StepReport
 
 METRICS = "metrics.jsonl"
@@ -96,19 +97,17 @@ class _JsonLines:
     _MOST_WAITING = 64 * 2**20  # bytes; what comes then is lost
 
     def __init__(self, path: Path, resume_step: int | None):
-        kept = []
-        if resume_step is not None and path.is_file():
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= resume_step:
-                        kept.append(line)
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    continue  # a line that was cut off when the run was killed
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as kept:
+                kept.writelines(_lines_until(path, resume_step))
+            temporary.replace(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written: {error.strerror}; what is in it is intact") from None
         self._path, self._waiting, self._lost = path, b"", 0
-        self._file = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; NaN and infinities become null, so that every JSON reader can read the file."""
@@ -146,6 +145,19 @@ class _JsonLines:
             print(f"warning: the last {lines} lines of {self._path} could not be written", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _lines_until(path: Path, step: int | None) -> Iterator[bytes]:
+    """The records up to a step, one at a time: those of all adapters of a long run are too many for memory."""
+    if step is None or not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] <= step:
+                    yield line.rstrip(b"\n") + b"\n"
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was cut off when the run was killed, or that is no text any more
 
 
 def _clean(value: Any) -> Any:

@@ -35,9 +35,11 @@ def check_absent(folder: Path) -> None:
     """Refuse to write into a folder that already holds a run, or anything else.
 
     Raises:
-        UserError: it exists and is not empty.
+        UserError: it exists and is not empty; a lock alone is what a start left that died at once.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(p.name != runlock.LOCK for p in folder.iterdir())):
+        if folder.is_dir() and (user := runlock.user_of(folder)):
+            raise UserError(f"output_dir {folder} is in use: {user}. Choose another output_dir; nothing was changed")
         foreign = describe_foreign(folder)
         what = f" ({foreign}): choose" if foreign else ": continue it with --resume auto, or choose"
         raise UserError(f"output_dir {folder} already exists{what} another output_dir (nothing was changed)")
@@ -72,7 +74,8 @@ def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        runlock.hold(folder)
+        if runlock.hold(folder) and (folder / "config.yaml").exists():
+            check_absent(folder)  # a run that began, and ended, while this one waited
         write_atomically(folder / "config.yaml", config.to_yaml())
         write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
@@ -126,7 +129,7 @@ def _open(
     config: RunConfig, resume: str | None, ranks: list[dict[str, Any]], allow: Sequence[str]
 ) -> Resumption | None:
     folder = Path(config.output_dir).resolve()
-    if resume and (folder / "config.yaml").is_file():
+    if resume and _holds_run(folder):
         runlock.hold(folder)
     found, start = _look(config, resume, allow, len(ranks), hashes=True)
     if start is None or start.fork:
@@ -141,6 +144,17 @@ def _open(
         if checkpoint is not None:
             start = replace(start, folder=checkpoint)
     return start
+
+
+def _holds_run(folder: Path) -> bool:
+    """A run began there; a lock file is put into no other folder."""
+    return (folder / ENVIRONMENT).is_file() or (folder / "checkpoints").is_dir() or _hardly_began(folder)
+
+
+def _hardly_began(folder: Path) -> bool:
+    """A start died before :func:`record` had written all; ``--resume auto``, of a restart say, may begin there."""
+    names = {runlock.LOCK, "config.yaml", ".config.yaml.tmp", f".{ENVIRONMENT}.tmp", "logs", "launches.jsonl"}
+    return (folder / runlock.LOCK).is_file() and {p.name for p in folder.iterdir()} <= names
 
 
 def check_start(
@@ -170,7 +184,8 @@ def _look(
     if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
         raise UserError(f"no checkpoint in {resume}: {foreign}")
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
-    ours = resume == "auto" and all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
+    complete = all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
+    ours = resume == "auto" and (complete or _hardly_began(folder))
     if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
         check_absent(folder)
     if found.folder is None:

@@ -20,7 +20,7 @@ from igascale.config import RunConfig
 from igascale.engine import Engine
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
-from igascale.resuming.sources import fingerprint_model
+from igascale.resuming.sources import fingerprint_hook, fingerprint_model
 
 
 class Teller(Protocol):
@@ -64,6 +64,7 @@ class Saver:
         self.main, self.folder = engine.comm.rank == 0, find_run_folder(config)
         self.root = self.folder / "checkpoints"
         self._model = fingerprint_model(config.model.path) if self.main else None
+        self._hook_source = fingerprint_hook(config.hook.name) if self.main else None
         self._writer, self._since = BackgroundWriter(), time.monotonic()
         self._fatal = self._unsaved = ""  # on rank 0: why to stop at once; why the newest checkpoint is missing
         self._validated: tuple[int, float] | None = None
@@ -230,5 +231,6 @@ class Saver:
             counters=dict(self.counters),
             world_size=comm.world_size,
             model=self._model,
+            hook_source=self._hook_source,
             validation_loss=loss if self._validated == (step, loss) and math.isfinite(loss) else None,
         )

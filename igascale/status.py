@@ -23,12 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from igascale.errors import UserError
+from igascale.errors import BUG, UserError
 from igascale.files import write_atomically
 
 STATUS = "status.json"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 BEAT_SECONDS = 10.0  # how old the file of a run that takes steps may be
+_telling = threading.Lock()  # of how a run ended: two threads may have something to say
 
 
 class RunStatus:
@@ -70,7 +71,11 @@ class RunStatus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._write(*outcome(error), durable=True)
+            state, message, code = outcome(error)
+            with _telling:
+                # A verdict may have been told meanwhile by the thread that hears it; this exception is its consequence.
+                if self.folder is None or code != BUG or read(self.folder).get("state") == RUNNING:
+                    self._write(state, message, code, durable=True)
         elif self.total is not None and self.step < self.total:
             self._write(INTERRUPTED, "stopped on request (--stop-after)", 0, durable=True)
         else:
@@ -102,7 +107,7 @@ def outcome(error: BaseException) -> tuple[str, str, int]:
         return FAILED, "stopped by SIGINT before a checkpoint could be written", 130
     if isinstance(error, UserError):
         return FAILED, str(error), int(getattr(error, "exit_code", 2))
-    return FAILED, f"{type(error).__name__}: {error}", 1
+    return FAILED, f"{type(error).__name__}: {error}", BUG
 
 
 def conclude(folder: Path, state: str, message: str, exit_code: int) -> None:
@@ -111,9 +116,10 @@ def conclude(folder: Path, state: str, message: str, exit_code: int) -> None:
     Where the run has already told how it ended, or has no status, nothing is changed; but a verdict on all ranks outranks the
     exception (exit code 1) that rank 0 met when it lost another.
     """
-    record = read(folder)
-    if record.get("state") == RUNNING or record.get("exit_code") == 1:
-        _put(folder, record | {"state": state, "message": message, "exit_code": exit_code, "updated": now()}, True)
+    with _telling:
+        record = read(folder)
+        if record.get("state") == RUNNING or record.get("exit_code") == BUG:
+            _put(folder, record | {"state": state, "message": message, "exit_code": exit_code, "updated": now()}, True)
 
 
 def conclude_quickly(folder: Path, state: str, message: str, exit_code: int, seconds: float = 2.0) -> None:

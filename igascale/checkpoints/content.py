@@ -38,6 +38,7 @@ class Checkpoint:
         world_size: number of ranks that wrote it.
         validation_loss: mean over the training domains, nats per token, where they were validated after this very step.
         model: what the base model's folder holds, from :func:`igascale.resuming.sources.fingerprint_model`.
+        hook_source: of the hook's file, from :func:`igascale.resuming.sources.fingerprint_hook`.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Checkpoint:
     world_size: int = 1
     validation_loss: float | None = None
     model: dict[str, str] | None = None
+    hook_source: str | None = None
 
 
 def snapshot(checkpoint: Checkpoint) -> Files:
@@ -68,6 +70,7 @@ def snapshot(checkpoint: Checkpoint) -> Files:
         "counters": checkpoint.counters,
         "data": checkpoint.data,
         "model": checkpoint.model,
+        "hook_source": checkpoint.hook_source,
         "config": checkpoint.config,
     }
     files: Files = {
@@ -132,6 +135,7 @@ def load(folder: Path) -> Checkpoint:
         world_size=state["world_size"],
         validation_loss=state["validation_loss"],
         model=state.get("model"),
+        hook_source=state.get("hook_source"),
     )
 
 
@@ -177,13 +181,31 @@ def _take_tensors(tree: Mapping[str, Any], prefix: str, tensors: dict[str, Tenso
     """The tree without its tensors, copies of which are put into ``tensors`` by path."""
     rest: dict[str, Any] = {}
     for key, value in tree.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the hook's state has the key {key!r}: a file gives back strings only")
         if isinstance(value, Mapping):
             rest[key] = _take_tensors(value, f"{prefix}{key}{_SEPARATOR}", tensors)
         elif isinstance(value, Tensor):
             tensors[f"{prefix}{key}"] = to_host(value)
         else:
+            _check_plain(value, key)
             rest[key] = value
     return rest
+
+
+def _check_plain(value: Any, key: str) -> None:
+    """JSON gives it back as it is. It would take a tuple, or a dict's numbers for keys, and give back something else."""
+    if isinstance(value, list):
+        for each in value:
+            _check_plain(each, key)
+    elif isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        for each in value.values():
+            _check_plain(each, key)
+    elif not isinstance(value, str | int | float | None):
+        raise TypeError(
+            f"the hook's state holds a {type(value).__name__} in {key!r}: a file gives back tensors, numbers, strings, lists and "
+            "dicts of them by name"
+        )
 
 
 def _put_tensors(tree: dict[str, Any], tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -24,12 +24,16 @@ _FREE = (
 #: Sections and keys that only change in which order, by which kernel or on how many threads the same sums are formed.
 _ROUNDING = (
     *("engine", "train.micro_batch_size", "train.packing"),
-    *("model.activation_checkpointing", "model.attn_implementation", "hook.kernel", "hook.memory_mb"),
+    *("model.activation_checkpointing", "model.attn_implementation"),
 )
+#: The same of igascale's own hooks; in another one's options these words may mean anything.
+_ROUNDING_OF_HOOKS = ("hook.kernel", "hook.memory_mb")
 #: Only their product is mathematics, the groups of a step.
 _BATCH = ("train.groups_per_batch", "train.gradient_accumulation_steps")
 #: The name under which ``--allow-change`` takes another number of ranks, where that is more than rounding.
 RANKS = "ranks"
+#: Likewise another content of the file of a hook that is not igascale's.
+HOOK_SOURCE = "hook.source"
 #: With dropout a forward pass draws its masks together, so these are mathematics too.
 _PASSES = ("train.micro_batch_size", "train.packing", *_BATCH)
 _MISSING = object()
@@ -79,7 +83,7 @@ def compare(saved: Mapping[str, Any], current: RunConfig, before: Sources, now: 
     """
     old, new = _resolve(saved, current), _resolve(current.model_dump(mode="json"), current)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _MISSING) != new.get(key, _MISSING))
-    if [key for key in keys if key.startswith("hook.")] == ["hook.preset"]:
+    if [key for key in keys if key.startswith("hook.")] == ["hook.preset"] and _is_own(new):
         keys.remove("hook.preset")  # a preset is nothing but the options it stands for
     changes = [
         differing(key, old.get(key, _MISSING), new.get(key, _MISSING), _kind(key, old, new))
@@ -94,11 +98,16 @@ def _kind(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Kind:
         return "none"
     if key in _PASSES and new["lora.dropout"] > 0:
         return "mathematics"
-    if _within(key, _ROUNDING):
+    if _within(key, _ROUNDING) or (key in _ROUNDING_OF_HOOKS and _is_own(new)):
         return "rounding"
     if key in _BATCH and _product(old) == _product(new):
         return "rounding"
     return "mathematics"
+
+
+def _is_own(values: Mapping[str, Any]) -> bool:
+    """The hook comes with igascale."""
+    return values["hook.name"] in hooks.available()
 
 
 def _product(values: Mapping[str, Any]) -> Any:
@@ -125,6 +134,10 @@ def _sources(old: Mapping[str, Any], new: Mapping[str, Any], before: Sources, no
         elif moved:
             text = f"{key}: {new[key]} has the same content as {old[key]}, which the checkpoint was trained on"
             changes.append(Change(key, old[key], new[key], "none", text))
+    name = new["hook.name"]
+    if old["hook.name"] == name and None not in (before.hook, now.hook) and before.hook != now.hook:
+        text = f"{HOOK_SOURCE}: the file of hook '{name}' is not what it was when the checkpoint was written"
+        changes.append(Change(HOOK_SOURCE, before.hook, now.hook, "mathematics", text))
     return changes
 
 

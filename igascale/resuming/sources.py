@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igascale import hooks
 from igascale.config import RunConfig
+from igascale.errors import UserError
 
 #: What a text becomes, and how the model computes; each is read in full.
 _SMALL = (
@@ -24,16 +27,34 @@ class Sources:
     Attributes:
         data: SHA-256 of the training file, or ``None`` where it is not known.
         model: file -> what is in it, from :func:`fingerprint_model`, or ``None``.
+        hook: from :func:`fingerprint_hook`, or ``None``.
     """
 
     data: str | None
     model: dict[str, str] | None
+    hook: str | None = None
 
 
 def find_sources(config: RunConfig) -> Sources:
     """What this run would be trained on, as far as it is there; what is not will be missed when it is loaded."""
     data = Path(config.data.train)
-    return Sources(_sha256(data) if data.is_file() else None, fingerprint_model(config.model.path))
+    digest = _sha256(data) if data.is_file() else None
+    return Sources(digest, fingerprint_model(config.model.path), fingerprint_hook(config.hook.name))
+
+
+def fingerprint_hook(name: str) -> str | None:
+    """SHA-256 of the file that a hook's class is in; ``None`` for igascale's own, and where there is no such file.
+
+    What that file imports is not in it.
+    """
+    try:
+        hook = hooks.find(name)
+    except UserError:  # told by who builds the hook
+        return None
+    file = getattr(sys.modules.get(hook.__module__), "__file__", None)
+    if hook.__module__.startswith("igascale.") or not file or not Path(file).is_file():
+        return None
+    return _sha256(Path(file))
 
 
 def fingerprint_model(path: str) -> dict[str, str] | None:

@@ -82,7 +82,7 @@ def examine(folder: Path, config: RunConfig, run: Path, allow: Sequence[str], wo
         UserError: it would be another run, in a way that was not allowed.
     """
     state = read_state(folder / STATE, read_manifest(folder).step)
-    before = Sources(state["data"], state.get("model"))
+    before = Sources(state["data"], state.get("model"), state.get("hook_source"))
     changes = compare(state["config"], config, before, find_sources(config))
     if world_size is not None and IMPORTED not in state["counters"]:
         changes += _ranks(state, config, world_size)

@@ -62,15 +62,16 @@ def listing(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != runlock.LOCK}
 
 
+@pytest.mark.parametrize("resume", [["--resume", "auto"], []])
 @pytest.mark.parametrize("verb", ["train", "launch"])
-def test_a_run_that_goes_on_keeps_others_out(base, holder, monkeypatch, verb):
+def test_a_run_that_goes_on_keeps_others_out(base, holder, monkeypatch, verb, resume):
     run = base.parent / "run"
     process, before = holder(run), listing(run)
     monkeypatch.setattr(runlock, "PATIENCE", 0.3)
     if verb == "train":
-        arguments = ["train", str(base), "--resume", "auto"]
+        arguments = ["train", str(base), *resume]
     else:
-        arguments = ["launch", str(base), "engine.name=deepspeed", "-n", "2", "--backend", "local", "--resume", "auto"]
+        arguments = ["launch", str(base), "engine.name=deepspeed", "-n", "2", "--backend", "local", *resume]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     assert (
@@ -129,3 +130,66 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 
 def test_a_folder_that_cannot_be_written_is_not_its_concern(tmp_path):
     runlock.hold(tmp_path / "not there")
+
+
+def test_to_look_does_not_let_go(tmp_path, monkeypatch):
+    """To close any descriptor of the file would."""
+    runlock.hold(tmp_path)
+    runlock.check_free(tmp_path)
+    probe = f"from pathlib import Path; from igascale import runlock; runlock.PATIENCE = 0; runlock.check_free(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert f"process {os.getpid()} on" in done.stderr
+
+
+def test_a_run_that_began_and_ended_while_another_start_waited_stays(tmp_path, holder):
+    config = runs.load(runs.prepare(tmp_path))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    holder(folder, 1.0)
+    (folder / "config.yaml").write_text("of the other one")
+    with pytest.raises(UserError, match="already exists"):
+        runfolder.record(folder, config, {})
+    assert (folder / "config.yaml").read_text() == "of the other one"
+
+
+@pytest.mark.parametrize("left", [[], ["config.yaml"], ["config.yaml", f".{runfolder.ENVIRONMENT}.tmp"]])
+def test_a_start_that_died_at_once_can_be_tried_again(tmp_path, left):
+    config = runs.load(runs.prepare(tmp_path))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in [runlock.LOCK, *left]:
+        (folder / name).touch()
+    assert runfolder.check_start(config, "auto") is None
+    assert runfolder.open_run(config, "auto", _Alone()) is None
+    assert (folder / runfolder.ENVIRONMENT).is_file()
+
+
+class _Alone:
+    rank, world_size = 0, 1
+
+    def gather_objects(self, mine):
+        return [mine]
+
+
+def test_no_lock_is_left_in_a_folder_of_something_else(tmp_path):
+    config = runs.load(runs.prepare(tmp_path), f"output_dir={tmp_path / 'project'}")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.yaml").write_text("theirs: true")
+    with pytest.raises(UserError, match="already exists"):
+        runfolder.open_run(config, "auto", _Alone())
+    assert [p.name for p in (tmp_path / "project").iterdir()] == ["config.yaml"]
+
+
+def test_a_holder_on_another_host_is_waited_for_longer_and_the_remedy_is_told(tmp_path, holder, monkeypatch, capsys):
+    """Its host may be down, and the file server not know it yet."""
+    process = holder(tmp_path)
+    (tmp_path / runlock.LOCK).write_text('{"host": "node7", "pid": 12, "since": "then"}')
+    monkeypatch.setattr(runlock, "PATIENCE", 0.0)
+    monkeypatch.setattr(runlock, "PATIENCE_FAR", 0.6)
+    monkeypatch.setattr(runlock, "_TOLD_AFTER", 0.2)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=rf"in use: process 12 on node7 .* remove {tmp_path}/.lock$"):
+        runlock.check_free(tmp_path)
+    assert time.monotonic() - began > 0.5
+    assert capsys.readouterr().err.count("waiting up to") == 1
+    assert process.poll() is None

@@ -3,6 +3,8 @@
 The real package is in test_wandb_offline.py: here are the calls, a page on the network, and every way to fail.
 """
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import subprocess
@@ -163,7 +165,10 @@ def test_a_missing_package_is_one_line_before_anything_starts(tmp_path, monkeypa
     path = runs.prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wandb").mkdir()  # what the package leaves behind can be "imported" as well
-    monkeypatch.syspath_prepend(str(tmp_path))
+    # As where it is not installed: nothing but that folder has the name.
+    original, mine = importlib.util.find_spec, str(tmp_path)
+    there = {"wandb": importlib.machinery.PathFinder.find_spec("wandb", [mine])}
+    monkeypatch.setattr("igascale.boards.find_spec", lambda name: there[name] if name in there else original(name))
     for verb in ("train", "validate"):
         result = CliRunner().invoke(main, [verb, str(path), "logging.wandb=true"])
         assert result.exit_code == 2

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from igascale import assemble, runfolder
+from igascale.boards import _TensorBoard
 from igascale.engine import Collectives
 from igascale.errors import UserError
 
@@ -186,6 +187,21 @@ def test_tensorboard_has_every_step_once(base, tmp_path):
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss/law")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_tensorboard_of_an_attempt_that_was_lost_before_its_first_checkpoint(base, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = tmp_path / "run"
+    with SummaryWriter(str(run / "tensorboard")) as lost:
+        lost.add_scalar("loss/law", 99.0, 1)
+        lost.add_scalar("loss/law", 99.0, 7)
+    _TensorBoard(run, None).close()
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert "loss/law" not in events.Tags()["scalars"] or not events.Scalars("loss/law")
 
 
 def test_single_engine_refuses_several_processes(base, tmp_path, monkeypatch):
