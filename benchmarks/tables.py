@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.record import RESULTS
@@ -143,8 +144,51 @@ def precision() -> str:
     return markdown(["format", *columns], rows)
 
 
+def launching() -> str:
+    """From the command to the first step, and the price of help."""
+    found = read("launching-cpu")
+    seconds = {name: median(values) for name, values in found["seconds"].items()}
+    rows = []
+    for name, ratio in found["ratios"].items():
+        ours, theirs = name.split(" / ")
+        theirs = next(key for key in seconds if key in (theirs, f"{theirs.removeprefix('bare ')}, bare"))
+        ours = next(key for key in seconds if key == ours or key == f"{ours}, {theirs.removesuffix(', bare')}")
+        rows.append([ours, theirs, f"{seconds[ours]:.2f}", f"{seconds[theirs]:.2f}", f"{ratio:.2f}"])
+    return markdown(["", "beside", "median s", "median s of that", "ratio"], rows)
+
+
+def checkpointing() -> str:
+    """What a step waits for a checkpoint."""
+    found = read("checkpointing-cpu")
+    step = found["seconds"]["none"]
+    rows = [
+        [name, f"{1e3 * wait:.1f}", f"{1e3 * found['longest_wait'][name]:.1f}", f"{wait / step:.1%}"]
+        for name, wait in found["waits"].items()
+    ]
+    resume = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in found["resume"].items())
+    table = markdown(["checkpoint", "a step waits, median ms", "longest", "of a step"], rows)
+    size = f"{found['bytes_per_parameter']:.2f} bytes per trainable parameter ({found['trainable']} of them), all files counted"
+    return f"{table}\n\n{size}. Resuming: {resume}."
+
+
+def chaos() -> str:
+    """The fault campaign, by what went wrong."""
+    found = read("chaos-cpu")
+    rows = []
+    for kind in dict.fromkeys(r["kind"] for r in sorted(found["results"], key=lambda r: r["kind"])):
+        runs = [r for r in found["results"] if r["kind"] == kind]
+        gone = [a["exit_seconds"] for r in runs for a in r["attempts"] if a["exit_seconds"] is not None]
+        passed = sum(not r["problems"] for r in runs)
+        rows.append(
+            [kind, str(len(runs)), str(passed), f"{median(gone):.1f}" if gone else "", f"{max(gone, default=0):.1f}"]
+        )
+    rows.append(["all", str(found["runs"]), str(found["runs"] - found["failed"]), "", ""])
+    return markdown(["fault", "runs", "passed", "median s until nothing is left", "longest"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (step, table3, capture, projection, scaling, ranks, precision)
+    f.__name__: f
+    for f in (step, table3, capture, projection, scaling, ranks, precision, launching, checkpointing, chaos)
 }
 
 

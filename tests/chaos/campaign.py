@@ -60,7 +60,7 @@ def main() -> int:
         results = list(_all(rig, scenarios, arguments, shared_memory))
         if lost := sorted(_shared_memory() - shared_memory):
             results[-1]["problems"].append(f"left in /dev/shm: {lost}")
-        record = _record(arguments, results, traces, reasons, time.monotonic() - started)
+        record = _record(_with_earlier(results, arguments), arguments, traces, reasons, time.monotonic() - started)
     finally:
         rig.close()
     print(_table(record))
@@ -82,7 +82,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="FILE.json", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; those on two hosts go one by one")
-    parser.add_argument("--only", type=int, action="append", metavar="N", help="only this run of the campaign")
+    parser.add_argument(
+        "--only", type=int, action="append", metavar="N", help="only this run; replaces it in --out's file"
+    )
     parser.add_argument("--one-host", action="store_true", help="no runs on two hosts")
     parser.add_argument("--work", metavar="FOLDER", help="where run folders are made [default: the system's]")
     parser.add_argument("--keep", action="store_true", help="keep the folders of runs that passed as well")
@@ -195,6 +197,7 @@ def _result(outcome: Outcome, arguments: argparse.Namespace) -> dict[str, Any]:
         **outcome.scenario.to_dict(),
         "attempts": [vars(attempt) for attempt in outcome.attempts],
         "problems": outcome.problems,
+        "commit": _commit(),
         "replay": replay + (" --one-host" if arguments.one_host else ""),
     }
 
@@ -210,9 +213,22 @@ def _line(result: dict[str, Any], runs: int) -> str:
     return f"[{result['number']:3d}/{runs}] {verdict:4s} {result['kind']} ({mode}): {result['told'][0]} | {told}"
 
 
+def _with_earlier(results: list[dict[str, Any]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Runs that were made again take the place of the earlier ones in the record; each has the commit it was made with."""
+    if arguments.only is None or arguments.out is None or not arguments.out.exists():
+        return results
+    earlier = {r["number"]: r for r in json.loads(arguments.out.read_text())["results"]}
+    return [r for _, r in sorted((earlier | {r["number"]: r for r in results}).items())]
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _record(
-    arguments: argparse.Namespace,
     results: list[dict[str, Any]],
+    arguments: argparse.Namespace,
     traces: dict[str, list[list[str]]],
     reasons: dict[str, str],
     seconds: float,
@@ -231,9 +247,7 @@ def _record(
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in packages},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": _commit(),
         "results": results,
     }
 
