@@ -159,9 +159,21 @@ def _hardly_began(folder: Path) -> bool:
 
 
 def check_start(
-    config: RunConfig, resume: str | None, allow: Sequence[str] = (), world_size: int | None = None
+    config: RunConfig,
+    resume: str | None,
+    allow: Sequence[str] = (),
+    world_size: int | None = None,
+    *,
+    at_once: bool = True,
 ) -> Resumption | None:
     """Whether the run may begin or go on, without writing anything; the files of a checkpoint are not read in full.
+
+    Args:
+        config: the run.
+        resume: as in :func:`open_run`.
+        allow: likewise.
+        world_size: number of ranks, where it is known.
+        at_once: it starts now, not when a queue lets it: then no other process may be training in the folder.
 
     Returns:
         What to continue from, if anything.
@@ -170,7 +182,7 @@ def check_start(
         UserError: the folder holds something that this run does not continue, or a run that goes on, or a board's package is not
             installed.
     """
-    if resume:
+    if resume and at_once:
         runlock.check_free(Path(config.output_dir))
     return _look(config, resume, allow, world_size, hashes=False)[1]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from igascale import assemble, runfolder
+from igascale import assemble, runfolder, runlock
 from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
@@ -55,8 +55,9 @@ def step(run, number):
 
 
 def contents(folder):
-    """Every file with its bytes and its time: nothing is to be rewritten, not even with the same bytes."""
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    """Every file with its bytes and its time: nothing is to be rewritten, not even with the same bytes; the lock is no part of it."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != runlock.LOCK)
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 
 def refused(base, run, *overrides, match, resume="auto", allow=()):
