@@ -26,6 +26,7 @@ from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import history
 from igascale.resuming.foreign import describe_foreign
 from igascale.resuming.start import Resumption, examine
+from igascale.resuming.surroundings import describe_surroundings
 from igascale.status import STATUS, RunStatus
 
 _T = TypeVar("_T")
@@ -158,9 +159,21 @@ def _hardly_began(folder: Path) -> bool:
 
 
 def check_start(
-    config: RunConfig, resume: str | None, allow: Sequence[str] = (), world_size: int | None = None
+    config: RunConfig,
+    resume: str | None,
+    allow: Sequence[str] = (),
+    world_size: int | None = None,
+    *,
+    at_once: bool = True,
 ) -> Resumption | None:
     """Whether the run may begin or go on, without writing anything; the files of a checkpoint are not read in full.
+
+    Args:
+        config: the run.
+        resume: as in :func:`open_run`.
+        allow: likewise.
+        world_size: number of ranks, where it is known.
+        at_once: it starts now, not when a queue lets it: then no other process may be training in the folder.
 
     Returns:
         What to continue from, if anything.
@@ -169,7 +182,7 @@ def check_start(
         UserError: the folder holds something that this run does not continue, or a run that goes on, or a board's package is not
             installed.
     """
-    if resume:
+    if resume and at_once:
         runlock.check_free(Path(config.output_dir))
     return _look(config, resume, allow, world_size, hashes=False)[1]
 
@@ -193,18 +206,22 @@ def _look(
     return found, examine(found.folder, config, folder, allow, world_size)
 
 
-def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> None:
+def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> list[str]:
     """Write down that the run goes on: its configuration now, and a line of ``resumes.jsonl`` with its environment.
 
     What the first start wrote of its environment stays. Call it on every rank, when nothing can refuse the resume any more.
+
+    Returns:
+        What should not be missed: that it goes on with other versions or on other devices.
 
     Raises:
         UserError: the folder cannot be written.
     """
     folder, ranks = Path(config.output_dir).resolve(), comm.gather_objects(rank_facts(comm.rank))
 
-    def write() -> None:
+    def write() -> list[str]:
         facts = environment(config, ranks)
+        told = describe_surroundings(start.folder.resolve().parents[1], facts)
         line = {
             "time": facts["started"],
             "step": start.step,
@@ -220,8 +237,9 @@ def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> No
         except OSError as error:
             raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
         RunStatus(folder)
+        return told
 
-    _on_first_rank(comm, write)
+    return _on_first_rank(comm, write)
 
 
 def abandon(config: RunConfig, start: Resumption | None, comm: Collectives) -> None:

@@ -98,7 +98,7 @@ class Trainer:
             Interrupted: after SIGINT, SIGUSR1 or SIGTERM on any rank, when the checkpoint is written.
         """
         torch.manual_seed(rng_seed(self.config.seed, self.engine.comm.rank))
-        notices = self._resume(start) if start else []
+        notices, warnings = self._resume(start) if start else ([], [])
         last = self.data.total_steps if stop_after is None else min(self.data.total_steps, self.step + stop_after)
         config = self.config
         self.log = RunLog(self.folder if self.main else None, config, self.step if start else None)
@@ -118,7 +118,7 @@ class Trainer:
                 )
                 for line in notices:
                     self.reporter.say(line)
-                for warning in start.warnings() if start else ():
+                for warning in warnings:
                     self.reporter.warn(warning)
                 self.lifeline.stop_gracefully()
                 try:
@@ -134,8 +134,8 @@ class Trainer:
         finally:
             self.log.close()
 
-    def _resume(self, start: Resumption) -> list[str]:
-        """Go back to where the checkpoint was; what the user is told."""
+    def _resume(self, start: Resumption) -> tuple[list[str], list[str]]:
+        """Go back to where the checkpoint was; what the user is told, and what should not be missed."""
         try:
             restored = restore(start, self.config, self.data, self.engine, self.hook)
         except UserError:
@@ -143,8 +143,9 @@ class Trainer:
             raise
         self.step = restored.step
         self.counters |= restored.counters | {TOTAL_STEPS: self.data.total_steps, ROWS: restored.rows}
-        runfolder.record_resume(self.config, start, self.engine.comm)
-        return [f"resumed at step {self.step}/{self.data.total_steps}", *start.notices(), *restored.notices]
+        surroundings = runfolder.record_resume(self.config, start, self.engine.comm)
+        notices = [f"resumed at step {self.step}/{self.data.total_steps}", *start.notices(), *restored.notices]
+        return notices, [*start.warnings(), *surroundings]
 
     def new_capture(self) -> GradientCapture:
         """What gathers the gradients of this run's steps."""

@@ -28,9 +28,11 @@ _PORT_CHECK = "import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind
 
 
 def check_run(
-    config: RunConfig, num_processes: int, resume: str | None, allow: Sequence[str] = ()
+    config: RunConfig, num_processes: int, resume: str | None, allow: Sequence[str] = (), *, at_once: bool = True
 ) -> Resumption | None:
     """Check what every rank would otherwise find out together, after its start; what the run would continue from.
+
+    ``at_once`` is said in :func:`igascale.runfolder.check_start`.
 
     Raises:
         UserError: the configuration, hook, DeepSpeed file, data files or run folder are not fit for a start.
@@ -50,7 +52,7 @@ def check_run(
             f"--num-processes {num_processes}: more ranks than the {config.groups_per_step} groups of a step; a group is "
             "never split between ranks. Raise train.groups_per_batch or use fewer processes"
         )
-    return runfolder.check_start(config, resume, allow, num_processes)
+    return runfolder.check_start(config, resume, allow, num_processes, at_once=at_once)
 
 
 def check_programs(options: Options, spec: LaunchSpec | None) -> None:

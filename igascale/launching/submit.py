@@ -62,7 +62,8 @@ def submit(config: RunConfig, options: Options, arguments: Sequence[str], dry_ru
         return 0
     resume = arguments[arguments.index("--resume") + 1] if "--resume" in arguments else None
     allow = [key for option, key in pairwise(arguments) if option == "--allow-change"]
-    checks.check_run(config, job.nodes * job.slots, resume, allow)
+    # One job may be queued to go on where another, which still runs, will end.
+    checks.check_run(config, job.nodes * job.slots, resume, allow, at_once=False)
     checks.check_programs(options, None)
     return _sbatch(run, script, options)
 

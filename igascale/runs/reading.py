@@ -71,19 +71,24 @@ class Run:
         return asdict(self)
 
 
-def find_runs(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The run folders in a folder, or the folder itself; a run folder is not searched for others."""
+def find_runs(folder: Path, depth: int = _DEPTH, seen: set[Path] | None = None) -> Iterator[Path]:
+    """The run folders in a folder, or the folder itself, each once; a run folder is not searched for others."""
+    seen = set() if seen is None else seen
+    here = Path(os.path.realpath(folder))
+    if here in seen:  # by a link; folders come before links
+        return
+    seen.add(here)
     if any((folder / name).exists() for name in _MARKS):
         yield folder
         return
     if depth == 0:
         return
     try:
-        entries = sorted((e for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")), key=_by_name)
+        entries = sorted((e for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")), key=_links_last)
     except OSError:  # not ours to read
         return
     for entry in entries:
-        yield from find_runs(Path(entry.path), depth - 1)
+        yield from find_runs(Path(entry.path), depth - 1, seen)
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
@@ -226,5 +231,5 @@ def _typed(record: dict[str, Any], key: str, kind: type) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def _by_name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+def _links_last(entry: os.DirEntry[str]) -> tuple[bool, str]:
+    return entry.is_symlink(), entry.name

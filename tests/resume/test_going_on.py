@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from igascale import assemble, runfolder
+from igascale import assemble, runfolder, runlock
 from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
 from igascale.resuming.restore import _drew
-from igascale.runlock import LOCK
 
 import runs
 from launching import igascale
@@ -56,8 +55,8 @@ def step(run, number):
 
 
 def contents(folder):
-    """Every file but the lock with its bytes and its time: nothing is to be rewritten, not even with the same bytes."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != LOCK]
+    """Every file with its bytes and its time: nothing is to be rewritten, not even with the same bytes; the lock is no part of it."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != runlock.LOCK)
     return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from igascale import runfolder, runlock
 from igascale.cli import main
 from igascale.errors import UserError
+from igascale.launching import checks
 
 import runs
 
@@ -95,6 +96,15 @@ def test_a_start_waits_for_one_that_is_about_to_end(base, holder):
     began = time.monotonic()
     runlock.check_free(base.parent / "run")
     assert 0.3 < time.monotonic() - began < 10
+
+
+def test_a_job_may_be_queued_behind_the_one_that_runs(base, holder, monkeypatch):
+    holder(base.parent / "run")
+    monkeypatch.setattr(runlock, "PATIENCE", 0.0)
+    config = runs.load(base)
+    with pytest.raises(UserError, match="in use"):
+        checks.check_run(config, 1, "auto")
+    assert checks.check_run(config, 1, "auto", at_once=False).step == 2
 
 
 def test_two_starts_of_a_new_run(tmp_path, holder, monkeypatch):

@@ -3,12 +3,14 @@
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from igascale.checkpoints.manifest import STATE
 from igascale.config import load_config
 from igascale.errors import UserError
 from igascale.resuming.mathematics import HOOK_SOURCE, compare
-from igascale.resuming.sources import Sources, find_sources, fingerprint_hook
+from igascale.resuming.sources import Sources, find_sources, fingerprint_hook, fingerprint_model
 
 import runs
 
@@ -48,6 +50,30 @@ def config(tmp_path, **options):
         f"model: {{path: m}}\ndata: {{train: t}}\noutput_dir: o\nhook:\n  name: rule_of_my_own:Mine\n{text}\n"
     )
     return load_config(path)
+
+
+def test_one_matrix_of_many_is_another(tmp_path):
+    """Wherever in the file it lies, and however large the file is."""
+    tensors = {f"layer.{k}": torch.full((128, 128), float(k)) for k in range(300)}
+    (tmp_path / "config.json").write_text("{}")
+    save_file(tensors, tmp_path / "model.safetensors")
+    before = fingerprint_model(str(tmp_path))
+    missed = []
+    for k in range(0, 300, 7):
+        save_file(tensors | {f"layer.{k}": tensors[f"layer.{k}"] + 1}, tmp_path / "model.safetensors")
+        if fingerprint_model(str(tmp_path)) == before:
+            missed.append(k)
+    assert not missed
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert fingerprint_model(str(tmp_path)) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x05" + bytes(7) + b"[1,2]", b"\x02" + bytes(7) + b"{}"])
+def test_weights_that_are_no_safetensors_have_a_fingerprint_too(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    found = fingerprint_model(str(tmp_path))
+    assert found is not None
+    assert found["model.safetensors"].startswith(f"{len(content)}:")
 
 
 @pytest.mark.parametrize(("key", "value"), [("kernel", "other"), ("memory_mb", 2.0), ("preset", "b")])

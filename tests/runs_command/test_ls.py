@@ -177,3 +177,13 @@ def test_neither_torch_nor_pydantic_is_imported(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert "heavy: []" in done.stdout
     assert "finished at step 1/100" in done.stdout
+
+
+def test_a_run_is_listed_once_whatever_links_lead_to_it(tmp_path):
+    write(tmp_path / "runs" / "first", [record(1, 9.0)], step=1)
+    (tmp_path / "runs" / "all").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs" / "a-link").symlink_to(tmp_path / "runs" / "first")
+    (tmp_path / "runs" / "gone").symlink_to(tmp_path / "nowhere")
+    elsewhere = write(tmp_path / "elsewhere", [record(1, 9.0)], step=1)
+    (tmp_path / "runs" / "moved").symlink_to(elsewhere)
+    assert sorted(as_json(tmp_path / "runs")) == ["first", "moved"]
