@@ -92,7 +92,9 @@ class Attempt:
 
     def run(self) -> Outcome:
         """Start, wait, end. Nothing that was started is left when this returns, however it returns."""
-        children = Children(self.commands, {**os.environ, **self.forwarded}, self.on_line)
+        children = Children(
+            self.commands, {**os.environ, **self.forwarded}, self.on_line, watched=self.monitor is not None
+        )
         try:
             self._wait(children)
         finally:

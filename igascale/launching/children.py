@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -16,11 +15,7 @@ import psutil
 
 from igascale.errors import UserError
 from igascale.launchers.base import Command
-
-#: DeepSpeed's own account of what it starts, and that a CPU is one; by pdsh it cannot be asked to keep quiet.
-_NOISE = re.compile(
-    r"^(\S+: )?\[[-0-9 :,]+\] (\[INFO\] \[(launch|runner|multinode_runner)|\[\w+\] \[real_accelerator)\.py"
-)
+from igascale.launching.noise import Noise
 
 
 class Children:
@@ -32,13 +27,20 @@ class Children:
         commands: what to start.
         environ: the caller's environment.
         on_line: called in a thread with every line that they print, and whether it was on standard error.
+        watched: a Monitor tells how ranks end, so that launchers need not.
 
     Raises:
         UserError: a program is missing. What had been started is ended.
     """
 
-    def __init__(self, commands: Sequence[Command], environ: Mapping[str, str], on_line: Callable[[str, bool], None]):
-        self.commands, self.on_line = commands, on_line
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        environ: Mapping[str, str],
+        on_line: Callable[[str, bool], None],
+        watched: bool = False,
+    ):
+        self.commands, self.on_line, self.watched = commands, on_line, watched
         self.processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
         self._known: dict[int, psutil.Process] = {}
@@ -125,9 +127,12 @@ class Children:
                 process.stdin.close()
 
     def _read(self, stream: IO[str], is_error: bool) -> None:
+        noise = Noise(self.watched)
         for line in stream:
-            if not _NOISE.match(line):
-                self.on_line(line.rstrip("\n"), is_error)
+            for shown in noise.feed(line.rstrip("\n")):
+                self.on_line(shown, is_error)
+        for shown in noise.flush():
+            self.on_line(shown, is_error)
 
 
 def _alive(process: psutil.Process) -> bool:

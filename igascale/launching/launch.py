@@ -89,6 +89,8 @@ class Launch:
                 for line in logs.last_traceback(self.folder / "logs", outcome.rank) if outcome.rank >= 0 else ():
                     display.line(f"[rank {outcome.rank}] {line}", error=True)
                 display.line(f"error: {outcome.reason}", error=True, style="red")
+            elif outcome.exit_code:
+                display.line(outcome.reason)
         self._record(number, began, time.monotonic() - started, outcome)
         return outcome
 
