@@ -39,7 +39,9 @@ def check_absent(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         foreign = describe_foreign(folder)
-        what = f" ({foreign}): choose" if foreign else ": continue it with --resume auto, or choose"
+        begun = any((folder / name).exists() for name in ("config.yaml", "checkpoints"))
+        what = ": continue it with --resume auto, or choose" if begun else " and holds no run: choose"
+        what = f" ({foreign}): choose" if foreign else what
         raise UserError(f"output_dir {folder} already exists{what} another output_dir (nothing was changed)")
 
 
