@@ -42,7 +42,9 @@ def check_absent(folder: Path) -> None:
         if folder.is_dir() and (user := runlock.user_of(folder)):
             raise UserError(f"output_dir {folder} is in use: {user}. Choose another output_dir; nothing was changed")
         foreign = describe_foreign(folder)
-        what = f" ({foreign}): choose" if foreign else ": continue it with --resume auto, or choose"
+        begun = any((folder / name).exists() for name in ("config.yaml", "checkpoints"))
+        what = ": continue it with --resume auto, or choose" if begun else " and holds no run: choose"
+        what = f" ({foreign}): choose" if foreign else what
         raise UserError(f"output_dir {folder} already exists{what} another output_dir (nothing was changed)")
 
 

@@ -22,7 +22,8 @@ class _Grouped(click.Command):
             with formatter.section(title):
                 formatter.write_dl(rows)
         rows = [record for option in left.values() if (record := option.get_help_record(ctx))]
-        rows += [record for p in self.get_params(ctx) if p.name == "help" and (record := p.get_help_record(ctx))]
+        help_option = self.get_help_option(ctx)  # its name differs between versions of click
+        rows += [record] if help_option and (record := help_option.get_help_record(ctx)) else []
         with formatter.section("Other"):
             formatter.write_dl(rows)
 
@@ -123,6 +124,9 @@ def command(
     Exit status: 0 done; 2 bad input; 75 a rank was lost, try again with --resume auto; 130, 138, 143 stopped by SIGINT, SIGUSR1, SIGTERM
     after a checkpoint.
     """
+    from igascale.supervision.session import leaving_on_signals
+
+    click.get_current_context().with_resource(leaving_on_signals())
     from igascale.config import load_config
     from igascale.launching import checks, show
     from igascale.launching.launch import Launch

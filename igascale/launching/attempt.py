@@ -73,8 +73,8 @@ class Attempt:
         signals: what this process was asked.
         refresh: called about ten times a second, to show what goes on.
         on_line: called with each line that the commands print, and whether it was on standard error.
-        on_late: called instead once every rank has said how it ended, or why all must: what a stock launcher then prints is its
-            own account of the same.
+        on_late: called instead once a rank has said how it ended, or why all must: what a stock launcher then prints is its own
+            account of the same, a traceback even for a stop that was asked for.
     """
 
     def __init__(
@@ -104,7 +104,8 @@ class Attempt:
         return self._conclude(children.statuses)
 
     def _hear(self, line: str, is_error: bool) -> None:
-        if self.monitor is not None and (self.monitor.verdict is not None or self._all_ended()):
+        ended = self.monitor is not None and any(status.ended is not None for status in self.monitor.ranks.values())
+        if ended or (self.monitor is not None and self.monitor.verdict is not None):
             self.on_late(line)
         else:
             self.on_line(line, is_error)

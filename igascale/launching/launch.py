@@ -92,6 +92,8 @@ class Launch:
                     if outcome.reason not in line:
                         display.line(f"[rank {outcome.rank}] {line}", error=True)
                 display.line(f"error: {outcome.reason}", error=True, style="red")
+            elif outcome.exit_code:
+                display.line(outcome.reason)
         self._record(number, began, time.monotonic() - started, outcome)
         return outcome
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, Protocol
 
 import click
 
-from igascale.supervision.lifeline import STOP_SIGNALS, Lifeline
+from igascale.supervision.lifeline import STOP_SIGNALS, Lifeline, write_line
 from igascale.supervision.monitor import Monitor
 from igascale.supervision.rank import RankLifeline
 
@@ -31,6 +34,27 @@ def exit_on_signals() -> None:
     """While libraries are imported: a stop signal ends this process at once, by its number and without a traceback."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, lambda signum, frame: os._exit(128 + signum))
+
+
+@contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """For a launcher that has started nothing yet: a stop signal ends it at once, by its number.
+
+    An exception would not do: libraries catch everything while they are imported, and the run would begin all the same.
+    """
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        with suppress(Exception):  # the signal may have come in the middle of a write
+            sys.stdout.flush()
+        write_line(f"stopped by {signal.Signals(signum).name}")
+        os._exit(128 + signum)
+
+    before = {s: signal.signal(s, leave) for s in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def begin(section: Section, environ: Mapping[str, str] = os.environ) -> Lifeline:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from igascale.cli import main
 
 import runs
-from launching import environment
+from launching import environment, igascale
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,23 @@ def test_every_host_that_does_not_answer_is_named(base):
         assert f"host '{host}': ssh: connect to host" in output
     assert "--ssh-port" in output
     assert output.strip().endswith("nothing was started")
+
+
+def test_a_signal_during_the_checks_is_not_lost(base, tmp_path):
+    """Libraries catch everything while they are imported; a run that the user has stopped must not begin."""
+    lines = ["import os, signal", "try: os.kill(os.getpid(), signal.SIGINT)", "except BaseException: pass"]
+    (tmp_path / "swallows.py").write_text("\n".join(lines))
+    done = igascale("launch", str(base), "-n", "2", "hook.name=swallows:Rule", cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert "stopped by SIGINT" in done.stderr
+    assert not (base.parent / "run").exists()
+
+
+def test_a_folder_without_a_run_is_not_to_be_continued(base):
+    data = base.parent / "data"
+    result = invoke(base, "-n", "2", f"output_dir={data}", "--resume", "auto")
+    assert result.exit_code == 2
+    assert f"output_dir {data} already exists and holds no run: choose another" in result.output
 
 
 def test_port_in_use(base):
@@ -204,6 +221,7 @@ def test_help_teaches():
         "--slots",
         "Exit status",
         "--dry-run",
+        "-h, --help",
     ):
         assert expected in output
     assert sys.executable not in output
