@@ -75,6 +75,7 @@ class Attempt:
         on_line: called with each line that the commands print, and whether it was on standard error.
         on_late: called instead once a rank has said how it ended, or why all must: what a stock launcher then prints is its own
             account of the same, a traceback even for a stop that was asked for.
+        end_stuck: called when ranks have had their time after a verdict, to end those on other hosts that are still there.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class Attempt:
         refresh: Callable[[], None],
         on_line: Callable[[str, bool], None],
         on_late: Callable[[str], None],
+        end_stuck: Callable[[], None],
     ):
         self.commands, self.forwarded, self.world_size = commands, forwarded, world_size
         self.monitor, self.signals, self.refresh = monitor, signals, refresh
-        self.on_line, self.on_late = on_line, on_late
+        self.on_line, self.on_late, self.end_stuck = on_line, on_late, end_stuck
         self._told = 0  # signals that have been passed on
         self._failed: float | None = None  # when a command's failure was first seen
 
@@ -129,6 +131,7 @@ class Attempt:
             if deadline is None and (grace := self._grace(children.statuses)):
                 deadline = time.monotonic() + grace
             if deadline is not None and time.monotonic() > deadline:
+                self.end_stuck()
                 children.end(5)
                 return
 

@@ -22,6 +22,7 @@ from igascale.launching.attempt import Attempt, Outcome, Signals
 from igascale.launching.display import Display
 from igascale.launching.options import Options
 from igascale.launching.specs import BUILDERS
+from igascale.launching.stuck import end_stuck
 from igascale.supervision.monitor import Monitor
 
 #: Seconds before a new attempt, for processes and ports on other hosts to go.
@@ -86,6 +87,7 @@ class Launch:
                         lambda: display.update(monitor.ranks if monitor else {}),
                         display.line,
                         partial(logs.append, self.folder / "logs" / "launcher.log"),
+                        partial(_end_stuck, spec, monitor, display),
                     ).run()
             if outcome.exit_code and not (outcome.asked and outcome.exit_code > 128):
                 for line in logs.last_traceback(self.folder / "logs", outcome.rank) if outcome.rank >= 0 else ():
@@ -138,6 +140,11 @@ class Launch:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             print(f"warning: {self.folder / 'launches.jsonl'}: {error.strerror}", flush=True)
+
+
+def _end_stuck(spec: LaunchSpec, monitor: Monitor | None, display: Display) -> None:
+    for line in end_stuck(spec, monitor) if spec.remote and monitor is not None else ():
+        display.line(line, error=True)
 
 
 def resuming(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -98,6 +98,12 @@ class Monitor:
             return {rank: self._watched[rank].status(now) for rank in sorted(self._watched)}
 
     @property
+    def connected(self) -> set[int]:
+        """The ranks whose connections are open: after a verdict, those that have not left."""
+        with self._lock:
+            return set(self._wires)
+
+    @property
     def verdict(self) -> Verdict | None:
         """The first thing that went wrong."""
         with self._lock:

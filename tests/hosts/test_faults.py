@@ -68,6 +68,7 @@ def test_everything_happens_to_one_run(quiet_hosts, folder):
     _kill_remote_rank(hosts, folder)
     _kill_launcher(hosts, folder)
     _pull_the_cable(hosts, folder)
+    _stop_remote_rank(hosts, folder)
     last = Launched(hosts, folder)
     said = last.end(180)
     assert last.process.returncode == 0, said
@@ -118,4 +119,16 @@ def _pull_the_cable(hosts, folder):
         hosts.link(hosts.b, up=True)
     assert launch.process.returncode == 75, said
     assert "node-b" in said, said
+    launch.gone()
+
+
+def _stop_remote_rank(hosts, folder):
+    """It cannot leave by itself, and no stock launcher ends it."""
+    launch = Launched(hosts, folder)
+    launch.until_step(12)
+    (rank,) = trainers(hosts.b)
+    os.kill(rank, signal.SIGSTOP)
+    said = launch.end()
+    assert launch.process.returncode == 75, said
+    assert f"rank 1 (node-b, pid {rank})" in said, said
     launch.gone()
