@@ -14,6 +14,7 @@ import torch
 from igascale.checkpoints.content import Checkpoint, Files, snapshot, write_files
 from igascale.checkpoints.publish import Published, publish
 from igascale.engine import MasterState
+from igascale.runlock import LOCK
 
 FILES = (
     "manifest.json",
@@ -59,7 +60,9 @@ def save(root: Path, step: int, keep: int = 9, best: int | None = None) -> Publi
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != LOCK
+    }
 
 
 def reseal(folder: Path, **changes: object) -> None:
