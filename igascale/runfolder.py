@@ -25,7 +25,7 @@ from igascale.files import write_atomically
 from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import history
 from igascale.resuming.foreign import describe_foreign
-from igascale.resuming.start import Resumption, examine
+from igascale.resuming.start import Resumption, examine, is_of
 from igascale.status import STATUS, RunStatus
 
 _T = TypeVar("_T")
@@ -186,7 +186,7 @@ def _look(
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
     complete = all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
     ours = resume == "auto" and (complete or _hardly_began(folder))
-    if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
+    if not ours and (found.folder is None or not is_of(folder, found.folder)):
         check_absent(folder)
     if found.folder is None:
         return found, None

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -208,13 +209,15 @@ def test_a_fork_leaves_the_other_run_alone(base, whole, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("verb", ["train", "launch"])
-def test_a_finished_run_is_left_as_it_is(base, whole, verb):
-    before = contents(whole)
+def test_a_finished_run_is_left_as_it_is(base, whole, tmp_path, verb):
+    run = tmp_path / "run"  # this process may still hold the lock of the other
+    shutil.copytree(whole, run)
+    before = contents(run)
     extra = ["engine.name=single"] if verb == "train" else ["engine.name=deepspeed", "--num-processes", "2"]
-    done = igascale(verb, str(base), f"output_dir={whole}", *extra, "--resume", "auto")
+    done = igascale(verb, str(base), f"output_dir={run}", *extra, "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "is finished, at step 4: nothing to do" in done.stdout
-    assert contents(whole) == before
+    assert contents(run) == before
 
 
 def test_a_finished_run_can_be_made_longer_or_not_shorter(base, whole, tmp_path):
@@ -238,6 +241,31 @@ def test_a_result_that_is_missing_is_written(base, whole, tmp_path):
     go(base, run, resume="auto")
     ours, theirs = (r / "adapter" / "adapter_model.safetensors" for r in (run, whole))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_result_of_an_earlier_end_is_not_taken_for_the_last(base, whole, tmp_path, monkeypatch):
+    """A run that was made longer, and died between its last checkpoint and its result."""
+    run, config = tmp_path / "run", ("train.max_steps=6",)
+    shutil.copytree(whole, run)
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.saving.publish_result", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="the result, adapter/, of step 6 cannot be written"):
+            go(base, run, *config, resume="auto", allow=["train.max_steps"])
+    assert not runfolder.check_start(runs.load(base, f"output_dir={run}", *config), "auto").finished
+    go(base, run, *config, resume="auto")
+    result, last = (folder / "adapter" / "adapter_model.safetensors" for folder in (run, step(run, 6)))
+    assert result.read_bytes() == last.read_bytes()
+    assert runfolder.check_start(runs.load(base, f"output_dir={run}", *config), "auto").finished
+
+
+def test_checkpoints_on_another_disk(base, whole, stopped, tmp_path):
+    (stopped / "checkpoints").rename(tmp_path / "elsewhere")
+    (stopped / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    for which in ("auto", str(stopped), str(step(stopped, 1))):
+        assert not runfolder.check_start(runs.load(base, f"output_dir={stopped}"), which).fork
+    go(base, stopped, resume="auto")
+    assert same_tensors(step(stopped, 4), step(whole, 4))
+    assert [r["fork"] for r in resumes(stopped)] == [False]
 
 
 def test_a_checkpoint_that_knows_less(base, whole, tmp_path):
