@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from igascale import runlock
 from igascale.boards import check_boards
+from igascale.checkpoints import names
 from igascale.checkpoints.find import Found, find
 from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
@@ -76,8 +77,9 @@ def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if runlock.hold(folder) and (folder / "config.yaml").exists():
             check_absent(folder)  # a run that began, and ended, while this one waited
-        write_atomically(folder / "config.yaml", config.to_yaml())
+        # Where a fork comes from is known before anything else: --resume auto must not take it for a run from step 0.
         write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
+        write_atomically(folder / "config.yaml", config.to_yaml())
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
     RunStatus(folder)
@@ -133,7 +135,8 @@ def _open(
         runlock.hold(folder)
     found, start = _look(config, resume, allow, len(ranks), hashes=True)
     if start is None or start.fork:
-        record(folder, config, environment(config, ranks))
+        origin = {history.ORIGIN: str(start.folder)} if start else {}
+        record(folder, config, origin | environment(config, ranks))
     elif resume == "auto" and not start.finished:
         try:
             checkpoint, told = settle(folder / "checkpoints", found)
@@ -153,8 +156,16 @@ def _holds_run(folder: Path) -> bool:
 
 def _hardly_began(folder: Path) -> bool:
     """A start died before :func:`record` had written all; ``--resume auto``, of a restart say, may begin there."""
-    names = {runlock.LOCK, "config.yaml", ".config.yaml.tmp", f".{ENVIRONMENT}.tmp", "logs", "launches.jsonl"}
-    return (folder / runlock.LOCK).is_file() and {p.name for p in folder.iterdir()} <= names
+    known = {
+        runlock.LOCK,
+        "config.yaml",
+        ".config.yaml.tmp",
+        ENVIRONMENT,
+        f".{ENVIRONMENT}.tmp",
+        "logs",
+        "launches.jsonl",
+    }
+    return (folder / runlock.LOCK).is_file() and {p.name for p in folder.iterdir()} <= known
 
 
 def check_start(
@@ -184,6 +195,8 @@ def _look(
     if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
         raise UserError(f"no checkpoint in {resume}: {foreign}")
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
+    if found.folder is None and resume == "auto" and (origin := history.origin(folder)):
+        found = find(folder, origin, hashes=hashes)  # a fork that was lost before its first checkpoint
     complete = all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
     ours = resume == "auto" and (complete or _hardly_began(folder))
     if not ours and (found.folder is None or not is_of(folder, found.folder)):
@@ -215,6 +228,8 @@ def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> No
             "allowed": [c.key for c in start.of_mathematics],
         }
         try:
+            if not start.fork:  # a restart before the next checkpoint goes on from this one too, not from a later one
+                names.write_pointer(folder / "checkpoints", names.LATEST, names.name_of(start.step))
             write_atomically(folder / "config.yaml", config.to_yaml())
             history.append(folder, line | facts)
         except OSError as error:

@@ -14,6 +14,7 @@ from igascale import assemble, runfolder
 from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
+from igascale.resuming import history
 from igascale.resuming.restore import _drew
 from igascale.runlock import LOCK
 
@@ -150,6 +151,21 @@ def test_records_of_later_steps_are_written_anew(base, whole, tmp_path):
     assert kinds == [(kind, n) for n in (1, 2, 3, 4) for kind in ("train", "validation")]
 
 
+def test_a_restart_soon_after_going_back_does_not_jump_ahead(base, whole, tmp_path, monkeypatch):
+    """The later checkpoints are those of what was given up, and the records of their steps are gone."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._loop", Mock(side_effect=OSError("killed before its first checkpoint")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, run, "optimizer.lr=1e-3", resume=step(run, 2), allow=["optimizer.lr"])
+    go(base, run, "optimizer.lr=1e-3", resume="auto", allow=["optimizer.lr"])
+    assert [r["step"] for r in resumes(run)] == [2, 2]
+    kinds = [(r["kind"], r["step"]) for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    assert kinds == [(kind, n) for n in (1, 2, 3, 4) for kind in ("train", "validation")]
+    assert load(step(run, 3)).config["optimizer"]["lr"] == 1e-3
+
+
 def timeless(line):
     return {k: v for k, v in json.loads(line).items() if k not in ("seconds", "peak_memory_bytes")}
 
@@ -206,6 +222,41 @@ def test_a_fork_leaves_the_other_run_alone(base, whole, tmp_path, capfd):
     assert [r["fork"] for r in resumes(tmp_path / "fork")] == [True]
     with pytest.raises(UserError, match="already exists: continue it with --resume auto"):
         go(base, tmp_path / "fork", resume=step(whole, 3))
+
+
+def test_a_fork_that_is_lost_before_its_first_checkpoint(base, whole, tmp_path, monkeypatch):
+    """It goes on from where it was forked: it must not begin at step 0."""
+    fork = tmp_path / "fork"
+    assert history.restart(fork, str(step(whole, 3)), []) == str(step(whole, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._resume", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, fork, resume=step(whole, 3))
+    assert history.restart(fork, str(step(whole, 3)), []) == "auto"
+    go(base, fork, resume="auto")
+    assert [(r["step"], r["fork"]) for r in resumes(fork)] == [(3, True)]
+    assert same_tensors(step(fork, 4), step(whole, 4))
+    go(base, fork, resume="auto")
+    assert runfolder.check_start(runs.load(base, f"output_dir={fork}"), "auto").finished
+
+
+def test_a_fork_whose_origin_is_gone(base, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._resume", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, tmp_path / "fork", resume=step(tmp_path / "old", 3))
+    shutil.rmtree(tmp_path / "old")
+    with pytest.raises(UserError, match="there is no such folder"):
+        go(base, tmp_path / "fork", resume="auto")
+
+
+def test_what_a_restart_says(whole, tmp_path):
+    """Back to a checkpoint of the same run, until that was done; then on."""
+    path = str(step(whole, 2))
+    assert history.restart(whole, path, []) == path
+    assert history.restart(whole, path, [{"step": 2}]) == "auto"
+    assert history.restart(whole, None, []) == history.restart(tmp_path, "auto", []) == "auto"
 
 
 @pytest.mark.parametrize("verb", ["train", "launch"])
