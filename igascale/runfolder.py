@@ -23,11 +23,13 @@ from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
 from igascale.files import write_atomically
+from igascale.metrics import last_step
 from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import history
 from igascale.resuming.foreign import describe_foreign
 from igascale.resuming.start import Resumption, examine, is_of
 from igascale.status import STATUS, RunStatus
+from igascale.wandb_sender import IDENTITY
 
 _T = TypeVar("_T")
 
@@ -230,6 +232,10 @@ def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> No
         try:
             if not start.fork:  # a restart before the next checkpoint goes on from this one too, not from a later one
                 names.write_pointer(folder / "checkpoints", names.LATEST, names.name_of(start.step))
+            if start.of_mathematics and not start.fork and last_step(folder) > start.step:
+                (folder / IDENTITY).unlink(
+                    missing_ok=True
+                )  # W&B would keep the old values of the steps that come again
             write_atomically(folder / "config.yaml", config.to_yaml())
             history.append(folder, line | facts)
         except OSError as error:

@@ -166,6 +166,18 @@ def test_a_restart_soon_after_going_back_does_not_jump_ahead(base, whole, tmp_pa
     assert load(step(run, 3)).config["optimizer"]["lr"] == 1e-3
 
 
+@pytest.mark.parametrize(("number", "lr", "kept"), [(2, "2e-4", True), (2, "1e-3", False), (4, "2e-4", True)])
+def test_a_page_of_wandb_is_not_that_of_other_steps(base, whole, tmp_path, number, lr, kept):
+    """W&B keeps the first value of a step: those of the run that was given up would stay."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "wandb.json").write_text('{"id": "1234"}')
+    changed = [f"optimizer.lr={lr}", "train.max_steps=5"] if number == 4 else [f"optimizer.lr={lr}"]
+    allow = ["train.max_steps"] if number == 4 else ["optimizer.lr"] if lr != "2e-4" else []
+    go(base, run, *changed, resume=step(run, number), allow=allow)
+    assert (run / "wandb.json").exists() == kept
+
+
 def timeless(line):
     return {k: v for k, v in json.loads(line).items() if k not in ("seconds", "peak_memory_bytes")}
 
