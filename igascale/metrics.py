@@ -147,6 +147,16 @@ class _JsonLines:
             self._file.close()
 
 
+def last_step(folder: Path) -> int:
+    """The latest step that a run has recorded, 0 where it has none."""
+    step = 0
+    with contextlib.suppress(OSError), (folder / METRICS).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                step = max(step, int(json.loads(line)["step"]))
+    return step
+
+
 def _lines_until(path: Path, step: int | None) -> Iterator[bytes]:
     """The records up to a step, one at a time: those of all adapters of a long run are too many for memory."""
     if step is None or not path.is_file():

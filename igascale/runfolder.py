@@ -16,18 +16,21 @@ from typing import Any, TypeVar
 
 from igascale import runlock
 from igascale.boards import check_boards
+from igascale.checkpoints import names
 from igascale.checkpoints.find import Found, find
 from igascale.checkpoints.publish import settle
 from igascale.config import RunConfig
 from igascale.engine.collectives import Collectives
 from igascale.errors import UserError
 from igascale.files import write_atomically
+from igascale.metrics import last_step
 from igascale.record import ENVIRONMENT, environment, rank_facts
 from igascale.resuming import history
 from igascale.resuming.foreign import describe_foreign
-from igascale.resuming.start import Resumption, examine
+from igascale.resuming.start import Resumption, examine, is_of
 from igascale.resuming.surroundings import describe_surroundings
 from igascale.status import STATUS, RunStatus
+from igascale.wandb_sender import IDENTITY
 
 _T = TypeVar("_T")
 
@@ -79,8 +82,9 @@ def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if runlock.hold(folder) and (folder / "config.yaml").exists():
             check_absent(folder)  # a run that began, and ended, while this one waited
-        write_atomically(folder / "config.yaml", config.to_yaml())
+        # Where a fork comes from is known before anything else: --resume auto must not take it for a run from step 0.
         write_atomically(folder / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
+        write_atomically(folder / "config.yaml", config.to_yaml())
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from None
     RunStatus(folder)
@@ -136,7 +140,8 @@ def _open(
         runlock.hold(folder)
     found, start = _look(config, resume, allow, len(ranks), hashes=True)
     if start is None or start.fork:
-        record(folder, config, environment(config, ranks))
+        origin = {history.ORIGIN: str(start.folder)} if start else {}
+        record(folder, config, origin | environment(config, ranks))
     elif resume == "auto" and not start.finished:
         try:
             checkpoint, told = settle(folder / "checkpoints", found)
@@ -156,8 +161,16 @@ def _holds_run(folder: Path) -> bool:
 
 def _hardly_began(folder: Path) -> bool:
     """A start died before :func:`record` had written all; ``--resume auto``, of a restart say, may begin there."""
-    names = {runlock.LOCK, "config.yaml", ".config.yaml.tmp", f".{ENVIRONMENT}.tmp", "logs", "launches.jsonl"}
-    return (folder / runlock.LOCK).is_file() and {p.name for p in folder.iterdir()} <= names
+    known = {
+        runlock.LOCK,
+        "config.yaml",
+        ".config.yaml.tmp",
+        ENVIRONMENT,
+        f".{ENVIRONMENT}.tmp",
+        "logs",
+        "launches.jsonl",
+    }
+    return (folder / runlock.LOCK).is_file() and {p.name for p in folder.iterdir()} <= known
 
 
 def check_start(
@@ -199,9 +212,11 @@ def _look(
     if resume not in (None, "auto") and (foreign := describe_foreign(Path(resume))):
         raise UserError(f"no checkpoint in {resume}: {foreign}")
     found = find(folder, resume, hashes=hashes) if resume else Found(None)
+    if found.folder is None and resume == "auto" and (origin := history.origin(folder)):
+        found = find(folder, origin, hashes=hashes)  # a fork that was lost before its first checkpoint
     complete = all((folder / name).is_file() for name in ("config.yaml", ENVIRONMENT))
     ours = resume == "auto" and (complete or _hardly_began(folder))
-    if not ours and (found.folder is None or found.folder.resolve().parent != folder / "checkpoints"):
+    if not ours and (found.folder is None or not is_of(folder, found.folder)):
         check_absent(folder)
     if found.folder is None:
         return found, None
@@ -234,6 +249,12 @@ def record_resume(config: RunConfig, start: Resumption, comm: Collectives) -> li
             "allowed": [c.key for c in start.of_mathematics],
         }
         try:
+            if not start.fork:  # a restart before the next checkpoint goes on from this one too, not from a later one
+                names.write_pointer(folder / "checkpoints", names.LATEST, names.name_of(start.step))
+            if start.of_mathematics and not start.fork and last_step(folder) > start.step:
+                (folder / IDENTITY).unlink(
+                    missing_ok=True
+                )  # W&B would keep the old values of the steps that come again
             write_atomically(folder / "config.yaml", config.to_yaml())
             history.append(folder, line | facts)
         except OSError as error:

@@ -46,7 +46,7 @@ class Saver:
         hook: its state goes along.
         engine: has the optimizer's state.
         teller: tells the user what was written, on rank 0.
-        counters: the trainer's, which go along; ``best_step`` and ``best_loss`` in them are this class's.
+        counters: the trainer's, which go along; ``best_step``, ``best_loss`` and ``best_on`` in them are this class's.
     """
 
     def __init__(
@@ -68,14 +68,27 @@ class Saver:
         self._writer, self._since = BackgroundWriter(), time.monotonic()
         self._fatal = self._unsaved = ""  # on rank 0: why to stop at once; why the newest checkpoint is missing
         self._validated: tuple[int, float] | None = None
-        best: int | None = counters.setdefault("best_step", None)
-        counters.setdefault("best_loss", None)
-        if best is not None and not engine.comm.gather_objects((self.root / names.name_of(best)).is_dir())[0]:
-            teller.warn(
-                f"the best checkpoint, {names.name_of(best)}, is not in {self.root}; the best is looked for anew"
-            )
-            counters |= {"best_step": None, "best_loss": None}
+        self._recall_best()
         self._best_on_disk = self._best()
+
+    def _recall_best(self) -> None:
+        """The best so far, unless it is not there any more, or was found by other instances than those of this run."""
+        held_out, best = self.data.validation, self.counters.setdefault("best_step", None)
+        self.counters.setdefault("best_loss", None)
+        measure = held_out and f"{held_out.sha256[:12]}, {self.config.eval.max_groups} groups"
+        before = self.counters.get("best_on")
+        self.counters["best_on"] = measure
+        problem = ""
+        if best is None:
+            return
+        if before not in (None, measure):  # an earlier version does not say
+            problem = "was chosen by another data.validation or eval.max_groups"
+        elif not (self.root / names.name_of(best)).is_dir():
+            problem = f"is not in {self.root}"
+        if self.engine.comm.gather_objects(problem)[0]:
+            self.counters |= {"best_step": None, "best_loss": None}
+            if self.section.keep_best:
+                self.teller.warn(f"the best checkpoint, {names.name_of(best)}, {problem}; the best is looked for anew")
 
     def flags(self) -> tuple[float, float]:
         """Whether rank 0 asks for a checkpoint by its clock, and whether a background write failed for good.

@@ -2,7 +2,8 @@
 
 The training process only puts lines into a queue; a thread passes them to ``python -m igascale.wandb_sender``, which alone imports
 ``wandb``. The run's id lies in ``wandb.json`` of the run folder, so that a resumed run goes on in the same page. Steps that a resumed
-run takes again are the same to the bit, and W&B, which has them, leaves them out.
+run takes again are the same, and W&B, which has them, leaves them out; where they will not be (``--allow-change``), the id is forgotten when
+the run goes on, and the page is a new one.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from typing import IO, Any
 
 from igascale.config import RunConfig
 from igascale.files import write_atomically
-from igascale.wandb_sender import GAVE_UP
+from igascale.wandb_sender import GAVE_UP, IDENTITY
 
-IDENTITY = "wandb.json"
 GRACE = 15.0  # seconds that the end of a run waits for what is still to be sent
 _ROOM = 20_000  # lines kept for a sender that is slower than the run
 

@@ -14,6 +14,7 @@ import threading
 from contextlib import suppress
 from typing import Any, TextIO
 
+IDENTITY = "wandb.json"  # in the run folder: the id of the run's page
 GAVE_UP = 3  # exit status: told the user that not everything was sent
 
 

@@ -53,18 +53,40 @@ def examine(folder: Path) -> Row:
     step = names.step_of(folder)
     try:
         manifest = read_manifest(folder)
+        problems = tuple(find_damage(folder, manifest))
+        row: dict[str, Any] = {
+            "age_seconds": round(time.time() - (folder / MANIFEST).stat().st_mtime, 1),
+            "bytes": manifest.bytes,
+            "files": len(manifest.files),
+        }
+        if not any(p.file.name == STATE for p in problems):
+            state = read_state(folder / STATE, manifest.step)
+            row |= {key: state[key] for key in ("world_size", "validation_loss")}
     except Damaged as damage:
         return Row(folder, (damage,), step)
-    problems = tuple(find_damage(folder, manifest))
-    row: dict[str, Any] = {
-        "age_seconds": round(time.time() - (folder / MANIFEST).stat().st_mtime, 1),
-        "bytes": manifest.bytes,
-        "files": len(manifest.files),
-    }
-    if not any(p.file.name == STATE for p in problems):
-        state = read_state(folder / STATE, manifest.step)
-        row |= {key: state[key] for key in ("world_size", "validation_loss")}
+    except OSError as error:
+        return Row(folder, (Damaged(folder, f"cannot be read ({error.strerror})"),), step)
     return Row(folder, problems, manifest.step, **row)
+
+
+def _examine_all(folders: list[Path]) -> list[Row]:
+    """Each as :func:`examine`; one that a run removes meanwhile, having written newer ones, is not damaged but gone."""
+    rows = []
+    for folder in folders:
+        while (before := _identity(folder)) is not None:
+            row = examine(folder)
+            if not row.problems or _identity(folder) == before:
+                rows.append(row)
+                break
+    return rows
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def checkpoints_root(path: Path) -> Path:
@@ -90,15 +112,14 @@ def examine_path(path: Path) -> tuple[list[Row], list[Damaged]]:
             raise UserError(f"{path}: there is no such checkpoint")
         return [examine(path)], []
     root = checkpoints_root(path)
-    present = names.published(root)
-    known, problems = {p.name for p in present}, []
+    present, problems = names.published(root), []
     for which in (names.LATEST, names.BEST):
         pointer = names.read_pointer(root, which)
         if pointer is None and which == names.LATEST and present:
             problems.append(Damaged(root / which, "is missing"))
-        if pointer is not None and pointer not in known:
+        if pointer is not None and not any(pointer == p.name for p in (*present, *names.published(root))):
             problems.append(Damaged(root / which, f"names '{pointer}', which is not there"))
-    return [examine(p) for p in present], problems
+    return _examine_all(present), problems
 
 
 def facts(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -138,6 +139,10 @@ def command(
     run_config = load_config(config, overrides, method, hook)
     if run_config.engine.name != "deepspeed":
         raise UserError(f"{config}: engine.name is '{run_config.engine.name}': run `igascale train {config}` instead")
+    if options.backend == "slurm":
+        from igascale.launching.submit import resume_of_job
+
+        resume = resume_of_job(resume, Path(run_config.output_dir).resolve())
     arguments = ["train", config, *overrides]
     arguments += ["--method", method] if method else []
     arguments += ["--hook", hook] if hook else []

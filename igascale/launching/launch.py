@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from igascale import logs, status
 from igascale.config import RunConfig
@@ -23,6 +24,7 @@ from igascale.launching.display import Display
 from igascale.launching.options import Options
 from igascale.launching.specs import BUILDERS
 from igascale.launching.stuck import end_stuck
+from igascale.resuming import history
 from igascale.supervision.monitor import Monitor
 
 #: Seconds before a new attempt, for processes and ports on other hosts to go.
@@ -51,16 +53,20 @@ class Launch:
     def run(self) -> int:
         """Start the ranks, watch them, and start them again as ``--max-restarts`` allows; returns the exit code."""
         spec, last = self.spec, self.options.max_restarts + 1
+        resumes = len(history.read(self.folder))
         with Signals() as signals:
             for number in range(1, last + 1):
                 outcome = self._attempt(replace(spec, environment=self._environment(number)), number, signals)
                 if outcome.exit_code != TRY_AGAIN or outcome.asked or number == last:
                     break
-                print(f"attempt {number + 1} of {last} continues with --resume auto in {PAUSE:.0f} s", flush=True)
+                again = resuming(spec.arguments, self.folder, history.read(self.folder)[resumes:])
+                print(
+                    f"attempt {number + 1} of {last} continues with --resume {again[-1]} in {PAUSE:.0f} s", flush=True
+                )
                 if not _wait(PAUSE, signals):
                     return 128 + signals.received[0]
                 port = spec.master_port if self.options.master_port else free_port()
-                spec = replace(spec, arguments=resuming(spec.arguments), master_port=port)
+                spec = replace(spec, arguments=again, master_port=port)
         return outcome.exit_code
 
     def _environment(self, number: int) -> dict[str, str]:
@@ -147,18 +153,24 @@ def _end_stuck(spec: LaunchSpec, monitor: Monitor | None, display: Display) -> N
         display.line(line, error=True)
 
 
-def resuming(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The same arguments with ``--resume auto``.
+def resuming(arguments: Sequence[str], run: Path, since: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The same arguments with the ``--resume`` of a restart, at their end.
+
+    Args:
+        arguments: of the start that was lost.
+        run: the run folder.
+        since: as of :func:`igascale.resuming.history.restart`.
 
     Example:
-        >>> resuming(["train", "run.yaml", "--resume", "runs/a", "--stop-after", "3"])
+        >>> resuming(["train", "run.yaml", "--resume", "auto", "--stop-after", "3"], Path("runs/b"), [])
         ('train', 'run.yaml', '--stop-after', '3', '--resume', 'auto')
     """
-    kept = list(arguments)
+    kept, resume = list(arguments), None
     if "--resume" in kept:
         at = kept.index("--resume")
+        resume = kept[at + 1]
         del kept[at : at + 2]
-    return (*kept, "--resume", "auto")
+    return (*kept, "--resume", history.restart(run, resume, since))
 
 
 def advertised_address(spec: LaunchSpec) -> str:

@@ -18,6 +18,7 @@ from igascale.launchers.slurm import Job, batch_script
 from igascale.launching import checks
 from igascale.launching.launch import resuming
 from igascale.launching.options import Options
+from igascale.resuming import history
 
 #: Stopped by the warning signal or by the end of the job, or a rank was lost.
 REQUEUE = (138, 143, TRY_AGAIN)
@@ -32,7 +33,7 @@ def submit(config: RunConfig, options: Options, arguments: Sequence[str], dry_ru
     Args:
         config: the run.
         options: of the launch.
-        arguments: ``train CONFIG ...``; the job runs ``launch CONFIG ... --resume auto``.
+        arguments: ``train CONFIG ...``; the job runs ``launch CONFIG ... --resume auto``, or what they say of ``--resume``.
         dry_run: print the script and do nothing.
 
     Returns:
@@ -46,7 +47,7 @@ def submit(config: RunConfig, options: Options, arguments: Sequence[str], dry_ru
             "how many ranks on each node? Give --num-processes N (with GPUs: --sbatch-arg=--gpus-per-node=N too)"
         )
     run = Path(config.output_dir).resolve()
-    launch = [sys.executable, "-m", "igascale", "launch", *resuming(arguments)[1:], "--backend", "slurm"]
+    launch = [sys.executable, "-m", "igascale", "launch", *resuming(arguments, run, [])[1:], "--backend", "slurm"]
     launch += ["--num-processes", str(options.num_processes)]
     for text in options.env:
         launch += ["--env", text.partition("=")[0]]
@@ -86,6 +87,14 @@ def _sbatch(run: Path, script: str, options: Options) -> int:
     click.echo(f"output: {run}.slurm-{job}.log; stop it with a checkpoint: scancel --signal=USR1 --batch {job}")
     click.echo(f"end it for good: scancel {job}")
     return 0
+
+
+def resume_of_job(resume: str | None, run: Path) -> str | None:
+    """What ``--resume`` means to our own batch job: after a requeue the run goes on, and does not begin again where it began."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if resume is None or not job or os.environ.get("IGASCALE_REQUEUE") != "1":
+        return resume
+    return history.restart(run, resume, [record for record in history.read(run) if record.get("job") == job])
 
 
 def requeue(exit_code: int, run: Path) -> None:

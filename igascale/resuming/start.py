@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igascale.checkpoints.manifest import STATE, read_manifest, read_state
+from igascale.checkpoints.manifest import STATE, digest, read_manifest, read_state
 from igascale.config import RunConfig
 from igascale.resuming import history
 from igascale.resuming.mathematics import RANKS, Change, check_allowed, compare, differing
@@ -86,11 +86,25 @@ def examine(folder: Path, config: RunConfig, run: Path, allow: Sequence[str], wo
     changes = compare(state["config"], config, before, find_sources(config))
     if world_size is not None and IMPORTED not in state["counters"]:
         changes += _ranks(state, config, world_size)
-    fork = folder.resolve().parent != run / "checkpoints"
+    fork = not is_of(run, folder)
     check_allowed(changes, allow, set() if fork else history.granted(run), state["step"])
     unchanged = not any(change.kind == "mathematics" for change in changes)
-    at_end = state["step"] == state["counters"].get(TOTAL_STEPS) and (run / "adapter").is_dir()
+    at_end = state["step"] == state["counters"].get(TOTAL_STEPS) and _has_result(run, folder)
     return Resumption(folder, state["step"], tuple(changes), tuple(allow), fork, not fork and unchanged and at_end)
+
+
+def is_of(run: Path, folder: Path) -> bool:
+    """Whether a checkpoint is one of the run's own; its ``checkpoints`` may be a link to another disk."""
+    return folder.resolve().parent == (run / "checkpoints").resolve()
+
+
+def _has_result(run: Path, folder: Path) -> bool:
+    """``adapter/`` is this checkpoint's, not that of an earlier end of the run (which was made longer, or gone back in)."""
+    name = "adapter/adapter_model.safetensors"
+    try:
+        return digest(run / name) == read_manifest(folder).files[name]
+    except OSError:
+        return False
 
 
 def _ranks(state: dict[str, Any], config: RunConfig, world_size: int) -> list[Change]:

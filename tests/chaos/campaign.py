@@ -52,21 +52,28 @@ def main() -> int:
     try:
         traces = {mode: undisturbed(rig, mode) for mode in ("sync", "async")}
         scenarios = draw(arguments.seed, arguments.runs, traces, kinds)
+        earlier = _earlier(arguments)
         if arguments.only is not None:
             scenarios = [s for s in scenarios if s.number in arguments.only]
+        elif arguments.rest:
+            scenarios = [s for s in scenarios if s.number not in earlier]
         if any(s.two_hosts for s in scenarios):
             undisturbed(rig, "two hosts")
         started, shared_memory = time.monotonic(), _shared_memory()
-        results = list(_all(rig, scenarios, arguments, shared_memory))
+        results: list[dict[str, Any]] = []
+        for result in _all(rig, scenarios, arguments, shared_memory):
+            results.append(result)
+            together = [r for _, r in sorted((earlier | {r["number"]: r for r in results}).items())]
+            record = _record(together, arguments, traces, reasons, time.monotonic() - started)
+            _write(record, arguments.out)  # each time: what ends a campaign early does not take its results
         if lost := sorted(_shared_memory() - shared_memory):
             results[-1]["problems"].append(f"left in /dev/shm: {lost}")
-        record = _record(_with_earlier(results, arguments), arguments, traces, reasons, time.monotonic() - started)
+            _write(record, arguments.out)
     finally:
         rig.close()
+    if not results:
+        raise SystemExit("no run is left to make")
     print(_table(record))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     failed = [r for r in results if r["problems"]]
     for result in failed:
         print(f"\nrun {result['number']} failed; kept in {base / _name(result['number'])}; again: {result['replay']}")
@@ -85,6 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", type=int, action="append", metavar="N", help="only this run; replaces it in --out's file"
     )
+    parser.add_argument("--rest", action="store_true", help="only the runs that --out's file does not hold yet")
     parser.add_argument("--one-host", action="store_true", help="no runs on two hosts")
     parser.add_argument("--work", metavar="FOLDER", help="where run folders are made [default: the system's]")
     parser.add_argument("--keep", action="store_true", help="keep the folders of runs that passed as well")
@@ -213,12 +221,23 @@ def _line(result: dict[str, Any], runs: int) -> str:
     return f"[{result['number']:3d}/{runs}] {verdict:4s} {result['kind']} ({mode}): {result['told'][0]} | {told}"
 
 
-def _with_earlier(results: list[dict[str, Any]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Runs that were made again take the place of the earlier ones in the record; each has the commit it was made with."""
-    if arguments.only is None or arguments.out is None or not arguments.out.exists():
-        return results
-    earlier = {r["number"]: r for r in json.loads(arguments.out.read_text())["results"]}
-    return [r for _, r in sorted((earlier | {r["number"]: r for r in results}).items())]
+def _earlier(arguments: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    """Runs in the record that stay there where others are made (again); each has the commit it was made with."""
+    if arguments.out is None or not arguments.out.exists() or (arguments.only is None and not arguments.rest):
+        return {}
+    record = json.loads(arguments.out.read_text())
+    if record["seed"] != arguments.seed:
+        raise SystemExit(f"{arguments.out} holds a campaign of seed {record['seed']}, not of {arguments.seed}")
+    return {r["number"]: r for r in record["results"]}
+
+
+def _write(record: dict[str, Any], out: Path | None) -> None:
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.tmp")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out)
 
 
 def _commit() -> str:

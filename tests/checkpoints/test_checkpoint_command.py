@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from igascale.checkpoints import names
+from igascale.checkpoints import inspect, names
 from igascale.cli import main
 
 from checkpoint_cases import contents, files_of, save
@@ -85,6 +85,26 @@ def test_verify(run):
     assert invoke("verify", run / "checkpoints" / "step-00000003", path.parent).exit_code == 1
     told = json.loads(invoke("verify", path.parent, "--json").stdout)["checkpoints"][0]
     assert (told["valid"], len(told["problems"])) == (False, 2)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("verb", ["ls", "verify"])
+def test_what_a_run_removes_meanwhile_is_not_damaged(run, monkeypatch, verb, moment):
+    """A run that trains on removes old checkpoints; who looks just then must not raise the alarm."""
+    old, read = run / "checkpoints" / "step-00000002", inspect.read_manifest
+
+    def removed(folder):
+        manifest = read(folder) if moment == "before" or folder != old else None
+        if folder == old:
+            names.delete(old)
+        return manifest or read(folder)
+
+    monkeypatch.setattr(inspect, "read_manifest", removed)
+    done = invoke(verb, run, "--json")
+    assert done.exit_code == 0, done.stdout
+    told = json.loads(done.stdout)
+    assert [(row["step"], row["valid"]) for row in told["checkpoints"]] == [(1, True), (3, True)]
+    assert told["problems"] == []
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])

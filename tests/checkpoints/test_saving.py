@@ -101,6 +101,21 @@ def test_a_best_that_is_gone_is_looked_for_anew(base, tmp_path, losses, capsys):
     assert (steps(run), pointer(run, "best")) == ([4, 6], "step-00000004")
 
 
+def test_a_best_of_other_held_out_instances_is_not_compared_with(base, tmp_path, losses, capsys):
+    """Losses on two files, or on more groups of one, say nothing about each other."""
+    run, first = tmp_path / "run", base.parent / "data" / "validation.jsonl"
+    losses["id"] = [5.0, 3.0, 4.0, 3.9, 4.5, 4.5]
+    go(base, run, *BEST, stop_after=3)
+    (tmp_path / "moved.jsonl").write_bytes(first.read_bytes())
+    go(base, run, *BEST, f"data.validation={tmp_path / 'moved.jsonl'}", resume="auto", stop_after=1)
+    assert (steps(run), pointer(run, "best")) == ([2, 4], "step-00000002")  # the same instances elsewhere
+    (tmp_path / "other.jsonl").write_text("".join(first.read_text().splitlines(keepends=True)[1:]))
+    capsys.readouterr()
+    go(base, run, *BEST, f"data.validation={tmp_path / 'other.jsonl'}", resume="auto")
+    assert "step-00000002, was chosen by another data.validation" in capsys.readouterr().out
+    assert (steps(run), pointer(run, "best")) == ([5, 6], "step-00000005")
+
+
 def test_without_keep_best_there_is_no_best(base, tmp_path, losses):
     losses["id"] = [5.0, 3.0, 4.0, 3.9, 4.5, 4.5]
     go(base, tmp_path / "run", "checkpoint.every=2", "eval.every=1", "checkpoint.keep=2")

@@ -1,12 +1,15 @@
 """What is handed to Slurm, and when a job goes back into the queue; Slurm's programs are stand-ins here (tests/hosts has real ones)."""
 
 import json
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
 from igascale.cli import main
 from igascale.launching import submit
+from igascale.launching.options import Options
 
 import runs
 
@@ -64,6 +67,26 @@ def test_submit(base, slurm, tmp_path):
     assert result.exit_code == 2
     assert "is not ours" in result.output
     assert (run.parent / "one.sbatch").read_text() == "precious"
+
+
+def test_a_given_checkpoint_is_the_jobs_too(slurm, tmp_path, monkeypatch):
+    """The job is told of it, and after a requeue goes on from where it has come itself."""
+    run, path = tmp_path / "fork", str(tmp_path / "old" / "checkpoints" / "step-00000002")
+    config = SimpleNamespace(output_dir=str(run))
+    monkeypatch.setattr(submit.checks, "check_run", Mock())
+    options = Options(backend="slurm", num_processes=1)
+    assert submit.submit(config, options, ["train", "run.yaml", "--resume", path], dry_run=False) == 0
+    assert f"launch run.yaml --resume {path} --backend slurm" in run.with_name("fork.sbatch").read_text()
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("IGASCALE_REQUEUE", "1")
+    assert submit.resume_of_job(path, run) == path
+    run.mkdir()
+    (run / "resumes.jsonl").write_text('{"job": "16"}\n')
+    assert submit.resume_of_job(path, run) == path
+    (run / "resumes.jsonl").write_text('{"job": "16"}\n{"job": "17"}\n')
+    assert submit.resume_of_job(path, run) == "auto"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert submit.resume_of_job(path, run) == path
 
 
 @pytest.mark.parametrize(

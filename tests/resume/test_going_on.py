@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from igascale import assemble, runfolder, runlock
 from igascale.checkpoints.content import load
 from igascale.checkpoints.manifest import MANIFEST, STATE, describe, render
 from igascale.errors import UserError
+from igascale.resuming import history
 from igascale.resuming.restore import _drew
 
 import runs
@@ -148,6 +150,33 @@ def test_records_of_later_steps_are_written_anew(base, whole, tmp_path):
     assert kinds == [(kind, n) for n in (1, 2, 3, 4) for kind in ("train", "validation")]
 
 
+def test_a_restart_soon_after_going_back_does_not_jump_ahead(base, whole, tmp_path, monkeypatch):
+    """The later checkpoints are those of what was given up, and the records of their steps are gone."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._loop", Mock(side_effect=OSError("killed before its first checkpoint")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, run, "optimizer.lr=1e-3", resume=step(run, 2), allow=["optimizer.lr"])
+    go(base, run, "optimizer.lr=1e-3", resume="auto", allow=["optimizer.lr"])
+    assert [r["step"] for r in resumes(run)] == [2, 2]
+    kinds = [(r["kind"], r["step"]) for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    assert kinds == [(kind, n) for n in (1, 2, 3, 4) for kind in ("train", "validation")]
+    assert load(step(run, 3)).config["optimizer"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(("number", "lr", "kept"), [(2, "2e-4", True), (2, "1e-3", False), (4, "2e-4", True)])
+def test_a_page_of_wandb_is_not_that_of_other_steps(base, whole, tmp_path, number, lr, kept):
+    """W&B keeps the first value of a step: those of the run that was given up would stay."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "wandb.json").write_text('{"id": "1234"}')
+    changed = [f"optimizer.lr={lr}", "train.max_steps=5"] if number == 4 else [f"optimizer.lr={lr}"]
+    allow = ["train.max_steps"] if number == 4 else ["optimizer.lr"] if lr != "2e-4" else []
+    go(base, run, *changed, resume=step(run, number), allow=allow)
+    assert (run / "wandb.json").exists() == kept
+
+
 def timeless(line):
     return {k: v for k, v in json.loads(line).items() if k not in ("seconds", "peak_memory_bytes")}
 
@@ -206,14 +235,51 @@ def test_a_fork_leaves_the_other_run_alone(base, whole, tmp_path, capfd):
         go(base, tmp_path / "fork", resume=step(whole, 3))
 
 
+def test_a_fork_that_is_lost_before_its_first_checkpoint(base, whole, tmp_path, monkeypatch):
+    """It goes on from where it was forked: it must not begin at step 0."""
+    fork = tmp_path / "fork"
+    assert history.restart(fork, str(step(whole, 3)), []) == str(step(whole, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._resume", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, fork, resume=step(whole, 3))
+    assert history.restart(fork, str(step(whole, 3)), []) == "auto"
+    go(base, fork, resume="auto")
+    assert [(r["step"], r["fork"]) for r in resumes(fork)] == [(3, True)]
+    assert same_tensors(step(fork, 4), step(whole, 4))
+    go(base, fork, resume="auto")
+    assert runfolder.check_start(runs.load(base, f"output_dir={fork}"), "auto").finished
+
+
+def test_a_fork_whose_origin_is_gone(base, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.trainer.Trainer._resume", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            go(base, tmp_path / "fork", resume=step(tmp_path / "old", 3))
+    shutil.rmtree(tmp_path / "old")
+    with pytest.raises(UserError, match="there is no such folder"):
+        go(base, tmp_path / "fork", resume="auto")
+
+
+def test_what_a_restart_says(whole, tmp_path):
+    """Back to a checkpoint of the same run, until that was done; then on."""
+    path = str(step(whole, 2))
+    assert history.restart(whole, path, []) == path
+    assert history.restart(whole, path, [{"step": 2}]) == "auto"
+    assert history.restart(whole, None, []) == history.restart(tmp_path, "auto", []) == "auto"
+
+
 @pytest.mark.parametrize("verb", ["train", "launch"])
-def test_a_finished_run_is_left_as_it_is(base, whole, verb):
-    before = contents(whole)
+def test_a_finished_run_is_left_as_it_is(base, whole, tmp_path, verb):
+    run = tmp_path / "run"  # this process may still hold the lock of the other
+    shutil.copytree(whole, run)
+    before = contents(run)
     extra = ["engine.name=single"] if verb == "train" else ["engine.name=deepspeed", "--num-processes", "2"]
-    done = igascale(verb, str(base), f"output_dir={whole}", *extra, "--resume", "auto")
+    done = igascale(verb, str(base), f"output_dir={run}", *extra, "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "is finished, at step 4: nothing to do" in done.stdout
-    assert contents(whole) == before
+    assert contents(run) == before
 
 
 def test_a_finished_run_can_be_made_longer_or_not_shorter(base, whole, tmp_path):
@@ -237,6 +303,31 @@ def test_a_result_that_is_missing_is_written(base, whole, tmp_path):
     go(base, run, resume="auto")
     ours, theirs = (r / "adapter" / "adapter_model.safetensors" for r in (run, whole))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_result_of_an_earlier_end_is_not_taken_for_the_last(base, whole, tmp_path, monkeypatch):
+    """A run that was made longer, and died between its last checkpoint and its result."""
+    run, config = tmp_path / "run", ("train.max_steps=6",)
+    shutil.copytree(whole, run)
+    with monkeypatch.context() as patch:
+        patch.setattr("igascale.saving.publish_result", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="the result, adapter/, of step 6 cannot be written"):
+            go(base, run, *config, resume="auto", allow=["train.max_steps"])
+    assert not runfolder.check_start(runs.load(base, f"output_dir={run}", *config), "auto").finished
+    go(base, run, *config, resume="auto")
+    result, last = (folder / "adapter" / "adapter_model.safetensors" for folder in (run, step(run, 6)))
+    assert result.read_bytes() == last.read_bytes()
+    assert runfolder.check_start(runs.load(base, f"output_dir={run}", *config), "auto").finished
+
+
+def test_checkpoints_on_another_disk(base, whole, stopped, tmp_path):
+    (stopped / "checkpoints").rename(tmp_path / "elsewhere")
+    (stopped / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    for which in ("auto", str(stopped), str(step(stopped, 1))):
+        assert not runfolder.check_start(runs.load(base, f"output_dir={stopped}"), which).fork
+    go(base, stopped, resume="auto")
+    assert same_tensors(step(stopped, 4), step(whole, 4))
+    assert [r["fork"] for r in resumes(stopped)] == [False]
 
 
 def test_a_checkpoint_that_knows_less(base, whole, tmp_path):
