@@ -65,13 +65,15 @@ def build_command(spec: LaunchSpec) -> list[Command]:
         argv += ("--include", _include(spec.hosts))
     if spec.launcher == "pdsh":
         quoted = (_for_remote_shell(argument) for argument in spec.arguments)
-        environment = {**spec.environment, **_ssh_of_pdsh(spec)}
+        environment = {**spec.environment, **_hidden(), **_ssh_of_pdsh(spec)}
         environment |= {"DS_ENV_FILE": spec.env_file} if spec.env_file else {}
         return [Command((*argv, "--module", spec.module, *quoted), environment, on_sigterm=False)]
     meeting = {"MASTER_ADDR": spec.master_addr, "MASTER_PORT": str(spec.master_port)}
-    environment = {**spec.environment, **meeting}
+    # The variables are in this process's environment; the runner would write those of a file into mpirun's or srun's command line.
+    environment = {**spec.environment, **meeting, **_hidden(), "DS_ENV_FILE": os.devnull}
     if spec.launcher == "openmpi":
-        argv += (f"--launcher_args={_for_mpirun(spec, {*spec.forwarded, *environment})}", "--module", spec.module)
+        names = {*spec.forwarded, *spec.environment, *meeting}
+        argv += (f"--launcher_args={_for_mpirun(spec, names)}", "--module", spec.module)
     elif spec.launcher == "slurm":
         argv += ("--launcher_args=--kill-on-bad-exit=0", _START, spec.module)
     else:
@@ -112,9 +114,10 @@ def env_file(private: str, variables: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def users_env_files(folder: Path) -> dict[str, str]:
-    """What the user's own ``.deepspeed_env`` files set, which ours would otherwise hide."""
+    """What the user's own ``.deepspeed_env`` files (``DS_ENV_FILE``) set, which ours would otherwise hide."""
     variables = {}
-    for path in (Path.home() / ".deepspeed_env", folder / ".deepspeed_env"):
+    name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
+    for path in (Path.home() / name, folder / name):
         for line in path.read_text().splitlines() if path.is_file() else ():
             name, separator, value = line.partition("=")
             if separator and not name.startswith("#"):
@@ -170,13 +173,16 @@ def _for_remote_shell(argument: str) -> str:
     return argument
 
 
+def _hidden() -> dict[str, str]:
+    """What the runner would export in a command line though it is secret, without its value."""
+    return {name: "" for name in os.environ if name.startswith(_EXPORTED) and is_secret(name)}
+
+
 def _ssh_of_pdsh(spec: LaunchSpec) -> dict[str, str]:
     words = [os.environ.get("PDSH_SSH_ARGS_APPEND", ""), "-o BatchMode=yes"]
     words += [f"-F {shlex.quote(spec.ssh_config)}"] if spec.ssh_config else []
     words += [f"-p {spec.ssh_port}"] if spec.ssh_port else []
-    # What the runner would export in a command line though it is secret.
-    hidden = {name: "" for name in os.environ if name.startswith(_EXPORTED) and is_secret(name)}
-    return hidden | {"PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
+    return {"PDSH_SSH_ARGS_APPEND": " ".join(word for word in words if word)}
 
 
 def _for_mpirun(spec: LaunchSpec, names: Iterable[str]) -> str:

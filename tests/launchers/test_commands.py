@@ -109,6 +109,19 @@ def test_openmpi_names_the_variables():
     assert command.environment["MASTER_ADDR"] == "10.0.0.1"
 
 
+@pytest.mark.parametrize("launcher", ["openmpi", "mpich", "slurm"])
+def test_the_runner_finds_no_secret_that_it_would_write_into_a_command_line(launcher, tmp_path, monkeypatch):
+    """It reads ``.deepspeed_env`` and some of the environment, and exports them by value."""
+    (tmp_path / ".deepspeed_env").write_text("WANDB_API_KEY=s3cret\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
+    (command,) = deepspeed.build_command(replace(MANY, launcher=launcher))
+    seen = {**os.environ, **command.environment}
+    assert not os.path.isfile(tmp_path / seen.get("DS_ENV_FILE", ".deepspeed_env"))
+    assert not [name for name, value in seen.items() if name.startswith(runner.EXPORT_ENVS[0]) and value]
+    # The user's file is read all the same: its variables are forwarded by name.
+    assert deepspeed.users_env_files(tmp_path)["WANDB_API_KEY"] == "s3cret"
+
+
 @pytest.mark.parametrize("launcher", ["mpich", "slurm"])
 def test_runners_without_modules_get_a_script(launcher, tmp_path):
     (command,) = deepspeed.build_command(replace(MANY, launcher=launcher))
