@@ -98,7 +98,7 @@ class WandbBoard:
             self.dropped += 1
 
     def _send(self) -> None:
-        # The command line ends quietly where nobody reads its output; a sender that has died must not end the run.
+        # On a rank SIGPIPE ends the process (igascale.cli); a sender that has died must not.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
         pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
         with suppress(OSError, ValueError):  # the sender is gone, and has said why

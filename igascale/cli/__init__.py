@@ -131,7 +131,10 @@ def main(local_rank: int | None) -> None:
       igascale eval runs/first                        accuracy, consistency, ID-OOD gap
       igascale merge runs/first --out merged          a normal Hugging Face folder
     """
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `igascale hooks | head` ends quietly
+    if "RANK" in os.environ:
+        # A rank whose output nobody reads has lost its launcher and goes. Elsewhere Python's default stays (click ends
+        # `igascale hooks | head` quietly): an ssh that dies while we write to it must be told of, not end us.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if "IGASCALE_ENV_FILE" in os.environ:  # before any library reads its variables
         from igascale.launchers.environment import unpack
 

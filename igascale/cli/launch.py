@@ -130,7 +130,7 @@ def command(
     click.get_current_context().with_resource(leaving_on_signals())
     from igascale.config import load_config
     from igascale.launching import checks, show
-    from igascale.launching.launch import Launch
+    from igascale.launching.launch import Launch, sweep
     from igascale.launching.options import Options
     from igascale.launching.specs import BUILDERS, build_spec, describe_slots
 
@@ -163,6 +163,7 @@ def command(
         return
     start = checks.check_run(run_config, spec.world_size, resume, allow_change)
     if start and start.finished:
+        sweep(Path(run_config.output_dir).resolve())  # its launcher may have been killed after its last step
         click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
         return
     checks.check_programs(options, spec)

@@ -196,9 +196,8 @@ def _delivered(spec: LaunchSpec, backend: str, run: Path) -> Iterator[LaunchSpec
     if backend != "deepspeed" or not spec.remote or spec.launcher != "pdsh":
         yield spec
         return
+    sweep(run)
     prefix = checks.private_prefix(run)
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/"):
-        shutil.rmtree(left, ignore_errors=True)
     private = checks.send_private_file(spec, environment.pack({**spec.forwarded, **spec.environment}), prefix)
     try:
         with tempfile.TemporaryDirectory(prefix=prefix) as folder:  # mode 0700
@@ -207,6 +206,12 @@ def _delivered(spec: LaunchSpec, backend: str, run: Path) -> Iterator[LaunchSpec
             yield replace(spec, environment={}, forwarded={}, env_file=str(file))
     finally:
         checks.on_hosts(spec, f"rm -f {private}\n")
+
+
+def sweep(run: Path) -> None:
+    """Remove the temporary folder that a killed launch of this run left here."""
+    for left in Path(tempfile.gettempdir()).glob(f"{checks.private_prefix(run)}*/"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _wait(seconds: float, signals: Signals) -> bool:

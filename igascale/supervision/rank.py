@@ -95,6 +95,13 @@ class RankLifeline(Lifeline):
         """End the process with ``message`` unless this is called again, with ``None``, within so many seconds."""
         self._deadline = None if seconds is None else (time.monotonic() + seconds, message, exit_code)
 
+    def pulse(self, phase: str, step: int | None = None) -> None:
+        """See the base class; the first step is told at once, so that nobody who is lost in it was last heard of before it."""
+        first = step is not None and not self._beat.step
+        super().pulse(phase, step)
+        if first and self.attached:
+            self._post("beat", **vars(self._beat))
+
     def say(self, line: str) -> None:
         """See the base class."""
         if self.own_log and self.attached:

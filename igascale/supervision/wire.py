@@ -48,7 +48,7 @@ class Wire:
         """Send what is queued, as far as it goes without waiting."""
         try:
             while self._outgoing and not self.closed:
-                # The command line lets SIGPIPE end a process; a peer that is gone must not.
+                # On a rank SIGPIPE ends the process (igascale.cli); a peer that is gone must not.
                 sent = self.socket.send(self._outgoing, socket.MSG_NOSIGNAL)
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:

@@ -18,6 +18,8 @@ _OF_STARTS = {"logs", "launches.jsonl", "resumes.jsonl"}
 def compare(run: Path, reference: Path) -> list[str]:
     """Everything in which a finished run folder differs from that of the undisturbed run."""
     problems = broken_latest(run)
+    if not problems and not (run / "checkpoints" / "latest").is_file():
+        problems = [f"{run / 'checkpoints'}: without latest"]
     problems += _same_tensors(run / "adapter", reference / "adapter")
     if not problems:
         problems += _same_tensors(latest(run), latest(reference))
@@ -36,7 +38,7 @@ def latest(run: Path) -> Path:
 
 
 def broken_latest(run: Path) -> list[str]:
-    """What is wrong with the checkpoint that ``latest`` names; a run that had not come to name its first one is in order."""
+    """What is wrong with the checkpoint that ``latest`` names; a run that was killed before it named its first one is in order."""
     root = run / "checkpoints"
     if not (root / "latest").exists():
         return [f"{root}: checkpoints without latest"] if len(list(root.glob("step-*"))) > 1 else []

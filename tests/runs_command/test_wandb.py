@@ -134,7 +134,7 @@ def test_the_sender_ends_with_a_run_that_is_killed(tmp_path, config, calls, monk
 
 
 def test_a_sender_that_dies_does_not_end_the_run_by_sigpipe(tmp_path, config, calls, monkeypatch):
-    """The command line leaves SIGPIPE at its default, which ends a process that writes to a closed pipe."""
+    """Ranks leave SIGPIPE at its default, which ends a process that writes to a closed pipe."""
     monkeypatch.setenv("FAKE_WANDB", "killed")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     code = (
