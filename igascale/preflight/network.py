@@ -33,6 +33,9 @@ def collect(towards: str) -> dict[str, Any]:
         source = source_address(towards)
     except OSError as error:
         problem = error.strerror or str(error)
+    interface = interface_of(source) if source else None
+    if interface:
+        up.add(interface)  # it is on the route, whatever its flags say: the kernel sets "running" up to seconds after "up"
     name = socket.gethostname()
     try:
         own = socket.gethostbyname(name)
@@ -43,7 +46,7 @@ def collect(towards: str) -> dict[str, Any]:
         "interfaces": {name: found for name, found in addresses.items() if found and name in up},
         "source": source,
         "problem": problem,
-        "interface": interface_of(source) if source else None,
+        "interface": interface,
         "name": name,
         "own_address": own,
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -44,6 +45,20 @@ def test_launched_from_one_host(quiet_hosts, folder, expected, backend):
     assert hostnames_in_logs(run) == ["node-a", "node-b"]
     facts = json.loads((run / "environment.json").read_text())
     assert facts["world_size"] == 2
+
+
+def test_launched_by_open_mpi(quiet_hosts, folder, expected):
+    if shutil.which("mpirun") is None:
+        pytest.skip("needs mpirun (Debian package openmpi-bin)")
+    hosts, run = quiet_hosts, folder / "by-mpirun"
+    # As root it wants to be told that this is meant.
+    own = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = [sys.executable, "-m", "igascale", "launch", "run.yaml", "-H", str(hosts.hostfile()), "--launcher", "openmpi"]
+    command += ["--ssh-config", str(hosts.ssh_config), f"output_dir={run}"]
+    done = hosts.a.run(*command, cwd=folder, env=hosts.environment(**own), timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert adapter(run) == expected
+    assert hostnames_in_logs(run) == ["node-a", "node-b"]
 
 
 @pytest.mark.parametrize("backend", [["deepspeed"], ["torchrun", "--rdzv"]], ids=["deepspeed", "torchrun-c10d"])

@@ -246,3 +246,13 @@ def test_a_host_that_falls_silent_is_told_of_once_and_left_out():
     assert [(f.name, f.found) for f in findings if f.status == "fail"] == [("GPUs", "b: no answer")]
     assert patients[1].closed and not patients[0].closed
     assert findings[-1].found == "not tried"
+
+
+def test_the_interface_on_the_route_counts_before_the_kernel_calls_it_running(monkeypatch):
+    """An interface that has just come up is not "running" yet; its address is no mistake in /etc/hosts."""
+    import psutil
+
+    stats = {name: told._replace(isup=False) for name, told in psutil.net_if_stats().items()}
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: stats)
+    facts = network.collect("127.0.0.1")
+    assert facts["interface"] == "lo" and list(facts["interfaces"]) == ["lo"]
