@@ -35,7 +35,9 @@ def collect(towards: str) -> dict[str, Any]:
         problem = error.strerror or str(error)
     interface = interface_of(source) if source else None
     if interface:
-        up.add(interface)  # it is on the route, whatever its flags say: the kernel sets "running" up to seconds after "up"
+        up.add(
+            interface
+        )  # it is on the route, whatever its flags say: the kernel sets "running" up to seconds after "up"
     name = socket.gethostname()
     try:
         own = socket.gethostbyname(name)

@@ -53,7 +53,17 @@ def test_launched_by_open_mpi(quiet_hosts, folder, expected):
     hosts, run = quiet_hosts, folder / "by-mpirun"
     # As root it wants to be told that this is meant.
     own = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [sys.executable, "-m", "igascale", "launch", "run.yaml", "-H", str(hosts.hostfile()), "--launcher", "openmpi"]
+    command = [
+        sys.executable,
+        "-m",
+        "igascale",
+        "launch",
+        "run.yaml",
+        "-H",
+        str(hosts.hostfile()),
+        "--launcher",
+        "openmpi",
+    ]
     command += ["--ssh-config", str(hosts.ssh_config), f"output_dir={run}"]
     done = hosts.a.run(*command, cwd=folder, env=hosts.environment(**own), timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
