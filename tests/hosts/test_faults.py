@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import training_on_hosts
-from training_on_hosts import adapter, steps, wait_for
+from training_on_hosts import adapter, saved, steps, wait_for
 
 #: Seconds for everything to be gone after a loss: the heartbeat's timeout, the grace for processes to end, a busy machine.
 PATIENCE = 60
@@ -19,7 +19,7 @@ PATIENCE = 60
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return training_on_hosts.prepare(tmp_path_factory.mktemp("faults"))
+    return training_on_hosts.prepare(tmp_path_factory.mktemp("faults"), hook=training_on_hosts.SLOW)
 
 
 class Launched:
@@ -29,12 +29,19 @@ class Launched:
         self.hosts, self.run = hosts, folder / "run"
         where = ["-H", str(hosts.hostfile()), "--ssh-config", str(hosts.ssh_config), "--resume", "auto"]
         command = [sys.executable, "-m", "igascale", "launch", "run.yaml", *where]
+        self.from_step, self.before = saved(self.run), self._written()
         self.process = hosts.a.start(*command, cwd=folder, env=hosts.environment())
 
+    def _written(self) -> int:
+        """When metrics were last written, in nanoseconds; 0 before there are any."""
+        metrics = self.run / "metrics.jsonl"
+        return metrics.stat().st_mtime_ns if metrics.is_file() else 0
+
     def until_step(self, step: int) -> None:
-        """Wait until the step has been taken in this launch."""
+        """Wait until the step has been taken in this launch, and not in one before it."""
+        assert self.from_step < step, f"resumes at step {self.from_step}: the launch before got too far"
         wait_for(
-            lambda: step in steps(self.run) or self.process.poll() is not None,
+            lambda: (self._written() > self.before and step in steps(self.run)) or self.process.poll() is not None,
             180,
             lambda: f"no step {step}\n{self.end()}",
         )
@@ -83,8 +90,7 @@ def _interrupt(hosts, folder):
     said = launch.end()
     assert launch.process.returncode == 130, said
     launch.gone()
-    newest = max(path.name for path in (folder / "run" / "checkpoints").glob("step-*"))
-    assert newest == f"step-{steps(folder / 'run')[-1]:08d}", said
+    assert saved(folder / "run") == steps(folder / "run")[-1], said
 
 
 def _kill_remote_rank(hosts, folder):

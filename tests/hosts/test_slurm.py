@@ -12,7 +12,7 @@ from training_on_hosts import adapter, steps, wait_for
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return training_on_hosts.prepare(tmp_path_factory.mktemp("slurm-run"))
+    return training_on_hosts.prepare(tmp_path_factory.mktemp("slurm-run"), hook=training_on_hosts.SLOW)
 
 
 def test_it_runs_two_tasks(slurm):

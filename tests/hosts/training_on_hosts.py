@@ -7,9 +7,12 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import runs
 
+#: The hook of runs that are disturbed at a step.
+SLOW = {"name": "slow_iga:SlowIga"}
 #: Small but with everything that ranks exchange; checkpoints are frequent, so that something is there to go back to.
 CHANGES = {
     "hook": {"name": "iga"},
@@ -21,9 +24,9 @@ CHANGES = {
 }
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, **changes: Any) -> Path:
     """Model, data and ``run.yaml``; returns the folder, which is where commands are run."""
-    runs.prepare(folder, **CHANGES)
+    runs.prepare(folder, **CHANGES | changes)
     return folder
 
 
@@ -39,6 +42,11 @@ def steps(run: Path) -> list[int]:
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [entry["step"] for entry in map(json.loads, lines) if entry["kind"] == "train"]
+
+
+def saved(run: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    return max((int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*")), default=0)
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: Callable[[], str] | str) -> None:
