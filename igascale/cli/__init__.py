@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from igascale.cli.lazy import LazyGroup
 from igascale.errors import BUG, TRY_AGAIN, UserError
 from igascale.version import __version__
 
@@ -35,17 +35,8 @@ COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's module when the command is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
-        return command
+class _Main(LazyGroup):
+    """Turns what goes wrong into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -111,7 +102,11 @@ def _leave(exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Main,
+    commands_by_module=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="igascale")
 @click.option(
     "--local_rank", type=int, hidden=True

@@ -1,25 +1,15 @@
-"""``igascale data generate`` and ``igascale data validate``."""
+"""``igascale data generate``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
-
-if TYPE_CHECKING:
-    from igascale.isomers.dataset import Summary
-
-
-@click.group("data")
-def command() -> None:
-    """Make and check isomer groups: one problem told in several domains (docs/data.md)."""
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if value else None
 
 
-@command.command("generate")
+@click.command("generate")
 @click.option("--out", required=True, type=click.Path(), help="Folder to write; must be new or empty.")
 @click.option("--groups", default=2000, show_default=True, help="Training groups.")
 @click.option("--validation-groups", default=200, show_default=True, help="Held-out groups of the same domains.")
@@ -44,7 +34,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     is_flag=True,
     help="Validation and ood tell TRAINING problems again (the ablation without a seed-level split).",
 )
-def generate_command(
+def command(
     out: str,
     groups: int,
     validation_groups: int,
@@ -64,6 +54,7 @@ def generate_command(
       igascale data generate --out data/demo
       igascale data generate --out data/cue --groups 500 --shortcut 0.9 --kinds ordering,selection
     """
+    from igascale.cli.data.summary import print_summary
     from igascale.isomers.dataset import generate_dataset
     from igascale.isomers.generator import STEPS
     from igascale.isomers.kinds import KINDS
@@ -83,35 +74,4 @@ def generate_command(
         leaky=leaky,
     )
     for name, record in manifest.files.items():
-        _print_summary(f"{out}/{name}", record.summary)
-
-
-@command.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path())
-def validate_command(files: tuple[str, ...]) -> None:
-    """Check JSONL files line by line and summarise them; the first problem is named with its file, line and field.
-
-    \b
-    Example:
-      igascale data validate data/demo/train.jsonl data/demo/ood.jsonl
-    """
-    from igascale.isomers.dataset import validate_file
-
-    for path in files:
-        _print_summary(path, validate_file(path))
-
-
-def _print_summary(path: str, summary: Summary) -> None:
-    click.echo(
-        f"{path}: {summary.groups} groups, {summary.instances} instances; "
-        f"domains {', '.join(summary.domains)}; kinds {', '.join(f'{k} {n}' for k, n in summary.kinds.items())}; "
-        f"steps {', '.join(f'{k}: {n}' for k, n in summary.steps.items())}; "
-        f"{summary.words_min}-{summary.words_max} words a problem; "
-        f"{len(summary.answers)} different answers, chance {summary.chance:.1%}"
-    )
-    if summary.leaky:
-        click.secho(
-            f"LEAKY: {summary.leaky} OF THE {summary.groups} GROUPS OF {path} TELL TRAINING PROBLEMS AGAIN. "
-            "Accuracy on them is inflated; they are for the ablation without a seed-level split (--method leakage) alone.",
-            fg="yellow",
-        )
+        print_summary(f"{out}/{name}", record.summary)

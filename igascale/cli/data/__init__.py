@@ -1,0 +1,18 @@
+"""``igascale data``: one module a verb, imported when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from igascale.cli.lazy import LazyGroup
+
+#: Verb -> module, in the order of a first session.
+COMMANDS = {
+    "generate": "igascale.cli.data.generate",
+    "validate": "igascale.cli.data.validate",
+}
+
+
+@click.group("data", cls=LazyGroup, commands_by_module=COMMANDS)
+def command() -> None:
+    """Make and check isomer groups: one problem told in several domains (docs/data.md)."""
