@@ -8,7 +8,7 @@ paper's splits the public files allow. It neither prompts nor scores: that is fo
 """
 
 from igascale.evaluation.benchmarks._lookup import available, find
-from igascale.evaluation.benchmarks._seeds import seeds, texts
+from igascale.evaluation.benchmarks._seeds import seeds, texts, texts_of
 from igascale.evaluation.benchmarks.base import (
     AnswerKind,
     Benchmark,
@@ -31,4 +31,5 @@ __all__ = [
     "find",
     "seeds",
     "texts",
+    "texts_of",
 ]

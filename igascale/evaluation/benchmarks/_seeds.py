@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from igascale.evaluation.benchmarks._lookup import find
 from igascale.evaluation.benchmarks.base import Benchmark, BenchmarkItem
@@ -13,7 +14,7 @@ from igascale.isomers.seeds import Seed
 def seeds(benchmark: Benchmark, items: Iterable[BenchmarkItem]) -> Iterator[Seed]:
     """The problems as seeds for ``igascale data build``: options rendered, the answer a letter where there are options."""
     for item in items:
-        meta = {
+        meta: dict[str, Any] = {
             "licence": benchmark.facts.licence,
             "homepage": benchmark.facts.homepage,
             "answer_kind": item.answer_kind,
@@ -51,5 +52,10 @@ def texts(
     Raises:
         UserError: as `find` and `Benchmark.load`.
     """
-    for item in find(name).load(source, password=password, skip_bad=skip_bad).items:
+    yield from texts_of(find(name).load(source, password=password, skip_bad=skip_bad).items)
+
+
+def texts_of(items: Iterable[BenchmarkItem]) -> Iterator[tuple[str, str, str]]:
+    """As `texts`, of problems that are there already."""
+    for item in items:
         yield f"{item.benchmark}/{item.split}", item.id, "\n".join([item.question, *item.options])

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,14 +83,14 @@ def open_source(
         if not files:
             raise UserError(f"{path}: an empty folder")
         return Source(
-            str(path), [SourceFile(p.relative_to(path).as_posix(), str(p), lambda p=p: _bytes(p)) for p in files]
+            str(path), [SourceFile(p.relative_to(path).as_posix(), str(p), partial(_bytes, p)) for p in files]
         )
     if path.is_file():
         if zipfile.is_zipfile(path):
             return _zip(path, password)
         if tarfile.is_tarfile(path):
             return _tar(path)
-        return Source(str(path), [SourceFile(path.name, str(path), lambda: _bytes(path))])
+        return Source(str(path), [SourceFile(path.name, str(path), partial(_bytes, path))])
     if _HUB_ID.fullmatch(str(source)):
         return _hub(str(source), choose or (lambda names: names))
     raise UserError(f"{source}: no such file or folder, and not a Hub id (owner/name)")
@@ -183,7 +184,9 @@ def _zip(path: Path, password: str | None) -> Source:
     def read(name: str) -> bytes:
         secret = password.encode() if password is not None else None
         if archive.getinfo(name).flag_bits & 1 and secret is None:
-            raise UserError(f"{path}: is encrypted; give its password with --password (see --info for where it is printed)")
+            raise UserError(
+                f"{path}: is encrypted; give its password with --password (see --info for where it is printed)"
+            )
         try:
             return archive.read(name, pwd=secret)
         except RuntimeError as error:
@@ -221,7 +224,7 @@ def _archive(path: Path, names: list[str], read: Callable[[str], bytes]) -> Sour
         raise UserError(f"{path}: an archive without files")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(str(path), [SourceFile(n, f"{path}/{n}", lambda n=n: read(n)) for n in names], digest)
+    return Source(str(path), [SourceFile(n, f"{path}/{n}", partial(read, n)) for n in names], digest)
 
 
 def _hub(source: str, choose: Callable[[list[str]], list[str]]) -> Source:
@@ -235,7 +238,7 @@ def _hub(source: str, choose: Callable[[list[str]], list[str]]) -> Source:
         if only and only not in configs:
             raise UserError(f"{name}: no configuration '{only}'; it has {', '.join(configs)}")
         files = [
-            SourceFile(f"{config}/{split}", f"{name} {config}/{split}", lambda rows=rows: list(rows))
+            SourceFile(f"{config}/{split}", f"{name} {config}/{split}", partial(list, rows))
             for config in ([only] if only else choose(configs))
             for split, rows in datasets.load_dataset(name, config).items()
         ]
@@ -245,5 +248,3 @@ def _hub(source: str, choose: Callable[[list[str]], list[str]]) -> Source:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"'{source}': no such file or folder, and as a Hub id it cannot be read: {reason}") from None
     return Source(source, files, is_hub=True)
-
-

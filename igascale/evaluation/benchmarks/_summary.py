@@ -29,7 +29,10 @@ def lines(benchmark: Benchmark, loaded: Loaded) -> Iterator[str]:
         of = _known(benchmark, loaded.source, loaded.sha256)
         yield f"sha256 of the whole: {loaded.sha256}{of}"
     for title, key in (
-        ("answers", lambda item: f"{item.answer_kind}" if item.answer is not None else f"{item.answer_kind}, hidden or none"),
+        (
+            "answers",
+            lambda item: f"{item.answer_kind}" if item.answer is not None else f"{item.answer_kind}, hidden or none",
+        ),
         ("subjects", lambda item: item.subject),
         ("levels", lambda item: item.level),
     ):
@@ -92,9 +95,7 @@ def duplicates(items: Sequence[BenchmarkItem]) -> Iterator[str]:
         yield f"{text.format(len(pairs))} {noun}: same question{options}{verdict}{example}"
 
 
-def _counted(
-    title: str, items: Iterable[BenchmarkItem], key: Callable[[BenchmarkItem], str | None]
-) -> Iterator[str]:
+def _counted(title: str, items: Iterable[BenchmarkItem], key: Callable[[BenchmarkItem], str | None]) -> Iterator[str]:
     counts = Counter(key(item) or "(none)" for item in items)
     if set(counts) - {"(none)"}:
         yield f"{title}: {', '.join(f'{name} {count}' for name, count in sorted(counts.items()))}"

@@ -73,8 +73,12 @@ class ARB(Benchmark):
         "math_numerical.json or math/numerical.json, physics_symbolic_img.json, mcatReading_val.json, ...",
         hub=(),
         published={
-            **{"law": 627, "math_numerical": 52, "math_symbolic": 34, "math_prooflike": 19},
-            **{"physics_numerical": 80, "physics_symbolic": 18},
+            "law": 627,
+            "math_numerical": 52,
+            "math_symbolic": 34,
+            "math_prooflike": 19,
+            "physics_numerical": 80,
+            "physics_symbolic": 18,
         },
         paper_split="Withhold law and biology in training; evaluate on physics, mathematics, chemistry, biology and law.",
         public_split="For law, yes: it is a collection. For biology only as far as the MCAT science records' Subject or Topic "
@@ -87,7 +91,7 @@ class ARB(Benchmark):
     def split_of(self, file: str) -> str | None:
         """The collection, from the words of the path; None for one that is not there."""
         folder, _, name = file.rpartition("/")
-        stem, dot, ending = name.partition(".")
+        stem, _, ending = name.partition(".")
         if ending not in ("json", "jsonl"):
             return None
         words = _words(stem)
@@ -164,7 +168,9 @@ class ARB(Benchmark):
         index = by_text[0] if len(by_text) == 1 else ord(match[1].upper()) - ord("A") if match else -1
         if not 0 <= index < len(options):
             last = chr(ord("A") + len(options) - 1)
-            fields.fail(next(n for n in spellings if fields.has([n])), f"is {said[:60]!r}, outside the options A to {last}")
+            fields.fail(
+                next(n for n in spellings if fields.has([n])), f"is {said[:60]!r}, outside the options A to {last}"
+            )
         return chr(ord("A") + index)
 
 

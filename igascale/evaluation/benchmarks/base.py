@@ -90,7 +90,7 @@ class Facts:
     public_split: str
 
 
-class Skip(Exception):  # noqa: N818 - not an error
+class Skip(Exception):
     """A record that is left out on purpose; the message, the reason, is counted and told."""
 
 
@@ -213,7 +213,11 @@ class Benchmark(ABC):
         notes = [
             *self._unread_note(unread),
             *(f"{count} left out: {reason}" for reason, count in left_out.items()),
-            *([f"{len(bad)} LEFT OUT BECAUSE THEY BREAK THE FORMAT (--skip-bad): {'; '.join(bad[:20])}"] if bad else []),
+            *(
+                [f"{len(bad)} LEFT OUT BECAUSE THEY BREAK THE FORMAT (--skip-bad): {'; '.join(bad[:20])}"]
+                if bad
+                else []
+            ),
             *([f"and {len(bad) - 20} more such records"] if len(bad) > 20 else []),
             *([f"{renamed} ids occur more than once; the later ones have '#2' and so on appended"] if renamed else []),
             *self.remarks(items),

@@ -20,7 +20,9 @@ TYPES = {
     "Disjunctive Reasoning": "Disjunctive Reasoning",
     "Categorical Reasoning": "Categorical Reasoning",
 }
-_FILE = re.compile(r"(?P<split>train|dev|validation|test|ood_test)(?P<zh>_zh)?(-\d+-of-\d+)?(\.(txt|json|jsonl|parquet))?")
+_FILE = re.compile(
+    r"(?P<split>train|dev|validation|test|ood_test)(?P<zh>_zh)?(-\d+-of-\d+)?(\.(txt|json|jsonl|parquet))?"
+)
 
 
 class LogiQA2(Benchmark):
@@ -40,8 +42,13 @@ class LogiQA2(Benchmark):
         "premise-hypothesis files of logiqa2nli, and the *_fol files.",
         hub=("baber/logiqa2",),
         published={
-            **{"train": 12567, "dev": 1569, "test": 1572, "ood_test": 575},
-            **{"train_zh": 12751, "dev_zh": 1593, "test_zh": 1594},
+            "train": 12567,
+            "dev": 1569,
+            "test": 1572,
+            "ood_test": 575,
+            "train_zh": 12751,
+            "dev_zh": 1593,
+            "test_zh": 1594,
         },
         paper_split="Train on business and academic texts, test on news and government reports ('domain-shuffled OOD').",
         public_split="Not at all: no public file carries a genre or a source per problem (datasource.txt lists nine web "
@@ -129,4 +136,4 @@ def _from_text(fields: Fields, text: str) -> Any:
             return read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-    fields.fail("type", f"is the text {text[:60]!r}, which is no object")
+    return fields.fail("type", f"is the text {text[:60]!r}, which is no object")

@@ -98,13 +98,17 @@ def challenge_file(
     ordered = [f"test_{i}" for i in range(len(ids))]
     if set(ids) != set(ordered):
         wrong = next(i for i in ids if i not in set(ordered))
-        raise UserError(f"test.json: id_string '{wrong}' is not one of test_0 to test_{len(ids) - 1}, as the server numbers")
+        raise UserError(
+            f"test.json: id_string '{wrong}' is not one of test_0 to test_{len(ids) - 1}, as the server numbers"
+        )
     unknown = [key for key in predictions if key not in set(ids)]
     if unknown:
         raise UserError(f"prediction for '{unknown[0]}', which is not in test.json ({len(unknown)} such)")
     missing = [key for key in ordered if key not in predictions]
     if missing:
-        raise UserError(f"no prediction for '{missing[0]}' ({len(missing)} of {len(ordered)} missing); the server wants all")
+        raise UserError(
+            f"no prediction for '{missing[0]}' ({len(missing)} of {len(ordered)} missing); the server wants all"
+        )
     none = [key for key in ordered if predictions[key] is None]
     if none and unanswered is None:
         raise UserError(
