@@ -82,7 +82,7 @@ def command(name: str | None, source: str | None, info: bool, **options: Any) ->
 def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from igascale.errors import UserError, did_you_mean
+    from igascale.errors import UserError
     from igascale.evaluation.benchmarks import _summary, seeds, texts_of
     from igascale.isomers.seeds import to_record
 
@@ -91,6 +91,8 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
         if Path(out).exists():
             raise UserError(f"{out}: exists already; name another file or delete it")
     _check_challenge_options(benchmark, options)
+    if options["held_out"] and options["split"] == "all":
+        raise UserError("--held-out goes with --split id or --split ood")
     loaded = benchmark.load(source, password=options["password"], skip_bad=options["skip_bad"])
     if options["expect"] and options["expect"].strip().lower() != loaded.sha256:
         raise UserError(f"{source}: sha256 of the whole is {loaded.sha256}, not the expected {options['expect']}")
@@ -98,16 +100,7 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
         click.echo(line)
     for line in _summary.warnings(benchmark, loaded):
         click.secho(f"note: {line}", fg="yellow")
-    items, there = loaded.items, dict.fromkeys(file.split for file in loaded.files)
-    for subset in options["subset"]:
-        if subset not in there:
-            hint = did_you_mean(subset, there) or f"; there are {', '.join(there)}"
-            raise UserError(f"--subset {subset}: not there{hint}")
-    if options["subset"]:
-        items = [item for item in items if item.split in options["subset"]]
-    items = benchmark.select(items, options["split"], options["held_out"])
-    if options["split"] != "all" or options["subset"]:
-        click.echo(f"selected: {len(items)} of {len(loaded.items)}")
+    items = _selected(benchmark, loaded, options)
     if outputs and not options["npy"] and not items:
         raise UserError("nothing is selected; no file is written")
     if options["seeds"]:
@@ -118,6 +111,30 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
         click.echo(f"{options['texts']}: {len(items)} texts")
     if options["npy"]:
         _write_challenge(loaded, options)
+
+
+def _selected(benchmark: Benchmark, loaded: Loaded, options: dict[str, Any]) -> list[BenchmarkItem]:
+    from igascale.errors import UserError, did_you_mean
+
+    items, there = loaded.items, dict.fromkeys(file.split for file in loaded.files)
+    for subset in options["subset"]:
+        if subset not in there:
+            hint = did_you_mean(subset, there) or f"; there are {', '.join(there)}"
+            raise UserError(f"--subset {subset}: not there{hint}")
+    if options["subset"]:
+        items = [item for item in items if item.split in options["subset"]]
+    if options["split"] != "all":
+        sides = {side: benchmark.select(items, side, options["held_out"]) for side in ("id", "ood")}
+        if not options["held_out"]:
+            click.secho(f"note: is this the paper's split? {benchmark.facts.public_split}", fg="yellow")
+        neither = len(items) - len(sides["id"]) - len(sides["ood"])
+        click.echo(
+            f"sides: id {len(sides['id'])}, ood {len(sides['ood'])}, neither {neither}; {options['split']} is selected"
+        )
+        items = sides[options["split"]]
+    if len(items) < len(loaded.items):
+        click.echo(f"selected: {len(items)} of {len(loaded.items)} problems")
+    return items
 
 
 def _seed_warning(items: list[BenchmarkItem]) -> str:

@@ -163,9 +163,11 @@ class ARB(Benchmark):
         if not options:
             return fields.optional_text(spellings) or fields.text(spellings)
         said = fields.text(spellings)
-        match = re.fullmatch(r"\(?([A-Za-z])\)?[.):]?", said) or re.match(r"\(?([A-Z])\s*[.):]\s", said)
-        by_text = [i for i, option in enumerate(options) if option == said]
-        index = by_text[0] if len(by_text) == 1 else ord(match[1].upper()) - ord("A") if match else -1
+        same = [i for i, option in enumerate(options) if option == said]
+        letter = re.fullmatch(r"\(?([A-Za-z])\)?[.):]?", said)
+        if not letter and len(same) != 1:
+            letter = re.match(r"\(?([A-Z])\s*[.):]\s", said)
+        index = ord(letter[1].upper()) - ord("A") if letter else same[0] if len(same) == 1 else -1
         if not 0 <= index < len(options):
             last = chr(ord("A") + len(options) - 1)
             fields.fail(

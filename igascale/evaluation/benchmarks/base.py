@@ -235,7 +235,8 @@ class Benchmark(ABC):
             items: problems.
             split: ``all``; ``ood``: the paper's out-of-distribution side as far as ``facts.public_split`` says it can be
                 rebuilt; ``id``: its in-distribution side. Some problems are on neither.
-            held_out: labels that make ``ood`` instead of the paper's choice, everything else being ``id``.
+            held_out: labels that make ``ood`` instead of the paper's choice, everything else that has a label being ``id``;
+                problems without any label are on neither side.
 
         Raises:
             UserError: no problem has such a label.
@@ -249,7 +250,8 @@ class Benchmark(ABC):
         if split == "all":
             return items
         if held_out:
-            return [i for i in items if bool(set(held_out) & set(self.labels(i))) == (split == "ood")]
+            labelled = [(item, set(self.labels(item))) for item in items]
+            return [item for item, own in labelled if own and bool(own & set(held_out)) == (split == "ood")]
         return [item for item in items if self.part(item) == split]
 
     def _unread_note(self, unread: list[str]) -> list[str]:
