@@ -21,6 +21,8 @@ from igascale.errors import UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
+_ENDINGS = (".json", ".jsonl", ".txt", ".parquet", ".zip", ".tar", ".gz", ".npy")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -91,6 +93,8 @@ def open_source(
         if tarfile.is_tarfile(path):
             return _tar(path)
         return Source(str(path), [SourceFile(path.name, str(path), partial(_bytes, path))])
+    if path.suffix in _ENDINGS or (len(path.parts) > 1 and path.parent.is_dir()):
+        raise UserError(f"{source}: no such file or folder")  # a slip, and not worth asking the Hub about
     if _HUB_ID.fullmatch(str(source)):
         return _hub(str(source), choose or (lambda names: names))
     raise UserError(f"{source}: no such file or folder, and not a Hub id (owner/name)")
@@ -104,6 +108,8 @@ def parse(content: bytes, shown: str) -> list[Record]:
     """
     if content[:4] == b"PAR1":
         return _parquet(content, shown)
+    if content.startswith(b"version https://git-lfs"):
+        raise UserError(f"{shown}: is a Git LFS pointer, not the file; fetch it with git lfs pull")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ SUBJECTS = {
 }
 _ID = ("Algebra", "Number Theory")
 _OOD = ("Counting & Probability", "Geometry", "Precalculus")
-_NUMBER = re.compile(r"[-+]?\$?(\d[\d,]*|\d*\.\d+|\d[\d,]*\.\d*)(\\?%)?")
+_NUMBER = re.compile(r"[-+]?(\d[\d,]*|\d*\.\d+|\d[\d,]*\.\d*)(\\?%)?")
 
 
 class Math(Benchmark):
@@ -161,7 +161,7 @@ def kind_of(answer: str) -> AnswerKind:
     >>> kind_of("1,024"), kind_of(r"\text{Friday}"), kind_of(r"\frac{1}{2}")
     ('numeric', 'text', 'symbolic')
     """
-    bare = answer.replace(r"\!", "").replace(" ", "").strip("$")
+    bare = re.sub(r"\\[!,]|\\?\$|\s", "", answer)  # thin spaces, dollars, blanks
     if _NUMBER.fullmatch(bare):
         return "numeric"
     return "text" if re.fullmatch(r"\\(text|textbf|mbox|mathrm)\{[A-Za-z ,.'-]+\}", answer.strip()) else "symbolic"
