@@ -37,7 +37,7 @@ def test_a_folder_of_saved_answers(tmp_path):
         "1 left out: physics_symbolic_img: needs an image",
         "MCAT science by Subject or Topic: biology 2, chemistry 1, physics 1, Psychology 1",
         "no final answer: math_prooflike 1",
-        "1 MCAT reading problems are in val and in test (the API has been seen to serve one set for both)",
+        "1 MCAT reading problems are in val and in test (both routes of the API serve the test set)",
     ]
 
 

@@ -68,6 +68,14 @@ def test_an_unknown_level_and_several_boxes_are_told(tmp_path):
     ]
 
 
+def test_a_copy_that_mixes_train_and_test_is_told(tmp_path):
+    path = tmp_path / "train.jsonl"
+    write_lines(path, [math_problem(problem=f"{n}?") for n in range(7501)])
+    assert "7501 IN ONE SPLIT 'train'" in MATH.load(path).notes[0]
+    write_lines(path, [math_problem(problem=f"{n}?") for n in range(7500)])
+    assert MATH.load(path).notes == []
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -190,6 +190,8 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _print_facts(benchmark: Benchmark) -> None:
+    from textwrap import TextWrapper
+
     facts = benchmark.facts
     click.echo(f"{facts.title} ({benchmark.name})")
     counts = ", ".join(f"{split} {count}" for split, count in facts.published.items())
@@ -204,4 +206,5 @@ def _print_facts(benchmark: Benchmark) -> None:
         ("split of arXiv 2606.05025", facts.paper_split),
         ("what the public files allow", facts.public_split),
     ):
-        click.echo(click.wrap_text(f"{title}: {text}", width=110, initial_indent="  ", subsequent_indent="    "))
+        wrapper = TextWrapper(110, "  ", "    ", break_on_hyphens=False, break_long_words=False)  # addresses stay whole
+        click.echo(wrapper.fill(f"{title}: {text}"))

@@ -145,7 +145,7 @@ class ARB(Benchmark):
         both = {item.id.rpartition("/")[2] for item in items if item.split == "mcat_reading_val"}
         both &= {item.id.rpartition("/")[2] for item in items if item.split == "mcat_reading_test"}
         if both:
-            yield f"{len(both)} MCAT reading problems are in val and in test (the API has been seen to serve one set for both)"
+            yield f"{len(both)} MCAT reading problems are in val and in test (both routes of the API serve the test set)"
 
     def _check_type(self, fields: Fields, split: str, kind: AnswerKind) -> None:
         """The collections hold rows of no type besides; the paper counts those of the collection's own."""

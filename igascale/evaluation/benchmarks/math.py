@@ -32,10 +32,11 @@ class Math(Benchmark):
         title="MATH",
         homepage="https://github.com/hendrycks/math",
         citation="Hendrycks et al., Measuring Mathematical Problem Solving With the MATH Dataset, 2021, arXiv:2103.03874",
-        licence="The repository is MIT. The problems come from contests: a takedown notice removed a copy from the Hub "
-        "(hendrycks/math issue 29), so check your own right to use them.",
-        obtain="The authors' README points to https://huggingface.co/datasets/qwedsacf/competition_math; the archive MATH.tar "
-        "is what the authors first published. Keep a local copy.",
+        licence="The authors' repository is MIT. The problems come from contests: since a takedown notice of January 2025 the "
+        "authors' archive and their copy on the Hub are gone (hendrycks/math issue 29), so check your own right to use them.",
+        obtain="The authors published MATH.tar; their README now points to the copy qwedsacf/competition_math on the Hub. That "
+        "one has a single split 'train' with all 12,500 problems; EleutherAI/hendrycks_math keeps train and test apart. Keep "
+        "a local copy.",
         files="MATH/{train,test}/SUBJECT/N.json (one problem each), MATH.tar, or copies as JSON lines or Parquet with the "
         "columns problem, level, type or subject, solution, and perhaps answer",
         hub=(
@@ -109,6 +110,12 @@ class Math(Benchmark):
 
     def remarks(self, items: list[BenchmarkItem]) -> Iterator[str]:
         """Levels that are unknown, several boxes, answers that differ from the box."""
+        train = sum(item.split == "train" for item in items)
+        if train > self.facts.published["train"]:
+            yield (
+                f"{train} IN ONE SPLIT 'train', more than the publisher's: this copy does not keep the test apart; what is "
+                "trained on it cannot be evaluated on MATH"
+            )
         unknown = sum(item.level is None for item in items)
         if unknown:
             yield f"{unknown} have no level ('Level ?' in the files)"
