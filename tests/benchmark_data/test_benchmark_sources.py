@@ -80,6 +80,7 @@ def test_separators_that_are_not_line_ends_stay_in_their_string():
         (b"PAR1 and no more", "train.jsonl: not a readable Parquet file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "train.jsonl: is a Git LFS pointer"),
         (b"[" * 100_000, "train.jsonl: nested too deeply"),
+        (b'[{"problem": "\\ud800"}]', r"train.jsonl\[0\]: holds half of a surrogate pair"),
         (b"7", "train.jsonl: expected an object with one problem, found a number"),
     ],
 )
@@ -106,6 +107,8 @@ def test_folders_and_archives_without_what_is_wanted(tmp_path):
         find("reclor").load(tmp_path / "a.zip")
     with pytest.raises(UserError, match="no such file or folder, and not a Hub id"):
         find("reclor").load("nothing.here")
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        find("reclor").load("x" * 3000)
     for slip in ("data/vall.json", f"{tmp_path}/vall"):
         with pytest.raises(UserError, match=r"vall(\.json)?: no such file or folder$"):
             find("reclor").load(slip)

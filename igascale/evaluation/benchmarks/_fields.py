@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,6 +24,12 @@ class Fields:
     def __init__(self, record: Any, where: str) -> None:
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected an object with one problem, found {_type(record)}")
+        try:
+            json.dumps(record, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff alone), which is not text; mend the export"
+            ) from None
         self.record: dict[str, Any] = record
         self.where = where
 

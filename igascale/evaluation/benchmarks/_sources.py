@@ -52,7 +52,10 @@ class SourceFile:
             return hashlib.sha256(content).hexdigest(), parse(content, self.shown)
         digest = hashlib.sha256()
         for row in content:
-            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
+            digest.update(
+                json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+            )
+            digest.update(b"\n")
         return digest.hexdigest(), [Record(row, f"{self.shown}[{i}]") for i, row in enumerate(content)]
 
 
@@ -80,6 +83,12 @@ def open_source(
         UserError: there is no such thing, or it cannot be read.
     """
     path = Path(source)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # no permission, too long a name, a NUL in it
+        raise UserError(f"{str(source)[:200]!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
         if not files:
