@@ -258,7 +258,7 @@ class Benchmark(ABC):
         if not unread:
             return []
         more = f" and {len(unread) - 6} more" if len(unread) > 6 else ""
-        return [f"{len(unread)} other files not read: {', '.join(unread[:6])}{more}"]
+        return [f"{len(unread)} other file{'s' if len(unread) > 1 else ''} not read: {', '.join(unread[:6])}{more}"]
 
 
 def _tail(folder: str) -> str:
