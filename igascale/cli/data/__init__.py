@@ -10,6 +10,7 @@ from igascale.cli.lazy import LazyGroup
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "validate": "igascale.cli.data.validate",
+    "benchmark": "igascale.cli.data.benchmark",
 }
 
 
