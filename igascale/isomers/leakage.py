@@ -137,7 +137,7 @@ def prove(
     if not groups:
         raise UserError(f"{training}: no groups in it; expected one JSON object a line (docs/data.md)")
     found = tuple(index.result() for index in indices)
-    return Proof(Path(training).name, _sha256(training), groups, threshold, tuple(ignore), found, unchecked)
+    return Proof(Path(training).name, sha256_of(training), groups, threshold, tuple(ignore), found, unchecked)
 
 
 def check_categories(names: Collection[str]) -> None:
@@ -225,7 +225,7 @@ class _Index:
         findings = (
             tally.finding(name, self.unchecked if name == "form" else 0) for name, tally in self.tallies.items()
         )
-        return HeldOut(Path(self.path).name, _sha256(self.path), len(self.groups), self.problems, tuple(findings))
+        return HeldOut(Path(self.path).name, sha256_of(self.path), len(self.groups), self.problems, tuple(findings))
 
 
 @dataclass
@@ -256,6 +256,7 @@ def _keys(group: IsomerGroup) -> Iterator[tuple[str, Any, str]]:
         yield "form", hash_of(form), form if len(form) <= 200 else form[:197] + "..."
 
 
-def _sha256(path: str | Path) -> str:
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, read in pieces."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

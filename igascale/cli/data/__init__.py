@@ -10,6 +10,8 @@ from igascale.cli.lazy import LazyGroup
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "validate": "igascale.cli.data.validate",
+    "split": "igascale.cli.data.split",
+    "leakage": "igascale.cli.data.leakage",
 }
 
 
