@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "igascale.cli.data.validate",
     "split": "igascale.cli.data.split",
     "leakage": "igascale.cli.data.leakage",
+    "variant": "igascale.cli.data.variant",
     "contamination": "igascale.cli.data.contamination",
 }
 
