@@ -11,6 +11,10 @@ COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "validate": "igascale.cli.data.validate",
     "benchmark": "igascale.cli.data.benchmark",
+    "split": "igascale.cli.data.split",
+    "leakage": "igascale.cli.data.leakage",
+    "variant": "igascale.cli.data.variant",
+    "contamination": "igascale.cli.data.contamination",
 }
 
 
