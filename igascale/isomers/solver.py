@@ -60,7 +60,7 @@ def _selection(facts: Facts, _: str, goal: list[str]) -> str:
 
 
 def _counting(facts: Facts, _: str, goal: list[str]) -> str:
-    before = sum(int(args[1]) for name, args in facts if name == "before")
+    before = sum(int(args[1]) for name, args in facts if name == "before" and args[0] == goal[0])
     return str(before + sum(name == "is" and args[1] == goal[0] for name, args in facts))
 
 
