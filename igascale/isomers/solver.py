@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from igascale.isomers import worlds
 from igascale.isomers.schema import Dag
-
-Facts = list[tuple[str, list[str]]]  # predicates: (name, arguments)
+from igascale.isomers.worlds import Facts
 
 
 def solve(kind: str, dag: Dag) -> str:
@@ -84,4 +84,5 @@ _SOLVERS: dict[str, Callable[[Facts, str, list[str]], str]] = {
     "selection": _selection,
     "counting": _counting,
     "arithmetic": _arithmetic,
+    **worlds.SOLVERS,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from igascale.isomers.kinds.vocabulary import TRAIT_PAIRS, Vocabulary
@@ -104,6 +104,18 @@ class DagBuilder:
     def _add(self, name: str, node_type: str, text: str) -> str:
         self._nodes.append(DagNode(name, node_type, text))
         return name
+
+
+def connected(dag: Dag) -> Dag:
+    """The graph with one more ENTITY, the class of all things in it, so that a bystander is no island."""
+    about = {edge.target for edge in dag.edges if edge.label in ("HAS_PROPERTY", "IMPLIES")}
+    edges = [DagEdge(node.id, "c", "IS_A") for node in dag.nodes if node.type == "ENTITY"]
+    edges += [
+        DagEdge("c", node.id, "HAS_PROPERTY")
+        for node in dag.nodes
+        if node.type not in ("ENTITY", "GOAL") and node.id not in about
+    ]
+    return replace(dag, nodes=(*dag.nodes, DagNode("c", "ENTITY", "thing")), edges=(*dag.edges, *edges))
 
 
 def insert_at_random(rng: random.Random, items: list[Item], extras: Sequence[Item]) -> None:
