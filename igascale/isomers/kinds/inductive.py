@@ -11,6 +11,7 @@ from igascale.isomers.kinds.base import WIDEST, insert_at_random, listed, trait_
 from igascale.isomers.kinds.factual import Fact, Factual, Puzzle, Step
 from igascale.isomers.kinds.vocabulary import LABELS, TRAIT_PAIRS, Vocabulary
 
+CASES = {1: 2, 2: 2, 3: 4, 4: 4}  # by steps
 Sides = tuple[int, ...]  # one of 0 and 1 for each contrast
 
 
@@ -67,18 +68,20 @@ class Inductive(Factual):
         return [spoken[0], listed(spoken[1:])] if fact[0] == "has" else spoken
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
-        """As many contrasts as steps; one more case than that, all different from each other and from the new one."""
+        """As many contrasts as steps. The new case is like none before, where there are enough different ones.
+
+        Both places have equally many cases, and so have the cases left over: what is new leads to either alike.
+        """
         pairs = rng.sample(range(TRAIT_PAIRS), steps)
         subject, *places = rng.sample(LABELS, 3)
         decisive = rng.randrange(steps)
         every = list(itertools.product(range(2), repeat=steps))
         while True:
-            rng.shuffle(every)
-            told, new = every[: steps + 1], every[-1]
-            if all(i == decisive or _ruling_out(told, i, decisive) for i in range(steps)) and any(
-                sides[decisive] == new[decisive] for sides in told
-            ):
+            told = rng.sample(every, CASES[steps])
+            balanced = 2 * sum(sides[decisive] for sides in told) == len(told)
+            if balanced and all(i == decisive or _ruling_out(told, i, decisive) for i in range(steps)):
                 break
+        new = rng.choice([sides for sides in every if sides not in told] or every)
         cases = list(told)
         insert_at_random(rng, cases, [rng.choice(every) for _ in range(width)])
 
@@ -110,7 +113,7 @@ class Inductive(Factual):
     def most(self, steps: int) -> int:
         """Names, contrasts in their order, which decides, the new case and the others in their order."""
         contrasts = math.perm(TRAIT_PAIRS, steps) * steps
-        return math.perm(len(LABELS), 3) * contrasts * math.perm(2**steps, steps + 1) * 2**steps
+        return math.perm(len(LABELS), 3) * contrasts * math.perm(2**steps, CASES[steps]) * 2**steps
 
 
 def _ruling_out(cases: Sequence[Sides], contrast: int, decisive: int) -> list[tuple[int, int]]:
