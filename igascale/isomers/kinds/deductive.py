@@ -33,9 +33,9 @@ STATEMENTS = {
 }
 QUESTIONS = {
     "in": (
-        "Does {0} belong to group {1}?",
-        "Say whether {0} belongs to group {1}.",
-        "Is {0} in group {1}?",
+        "Does {w.noun} {0} belong to group {1}?",
+        "Say whether {w.noun} {0} belongs to group {1}.",
+        "Is {w.noun} {0} in group {1}?",
         "Is the {w.noun} {0} one of group {1}?",
     )
 }

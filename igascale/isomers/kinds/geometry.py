@@ -27,10 +27,10 @@ STATEMENTS = {
 }
 QUESTIONS = {
     "apart": (
-        "How many blocks apart are {0} and {1}, along the streets?",
-        "Find the number of blocks from {0} to {1}, along the streets.",
-        "Walking along the streets, how many blocks is it from {0} to {1}?",
-        "How many blocks must one walk from {0} to {1}, by the shortest way along the streets?",
+        "How many blocks apart are the {w.nouns} {0} and {1}, along the streets?",
+        "Find the number of blocks from {w.noun} {0} to {1}, along the streets.",
+        "Walking along the streets, how many blocks is it from {w.noun} {0} to {1}?",
+        "How many blocks must one walk from {w.noun} {0} to {1}, by the shortest way along the streets?",
     )
 }
 LINES = {"at": "{0} is {1} east, {2} north.", "last": "{0} is {1} east, {2} north, so {3}."}
