@@ -172,9 +172,12 @@ def _others(problem: str, answer: str, rng: random.Random) -> list[str]:
     if answer in DIGITS:
         return rng.sample([digit for digit in DIGITS if digit != answer], LONG - 1)
     if re.fullmatch(r"\d+", answer):
-        lowest = max(0, int(answer) - rng.randrange(LONG) * 2)  # so that the answer's rank tells nothing
-        near = [str(number) for number in range(lowest, lowest + 2 * LONG) if number != int(answer)]
-        return rng.sample(near, LONG - 1)
+        number, below = int(answer), rng.randrange(LONG)  # any rank among the options is as likely
+        near = rng.sample(range(number - 9, number), below) + rng.sample(
+            range(number + 1, number + 10), LONG - 1 - below
+        )
+        rng.shuffle(near)
+        return [str(other) for other in near]
     if re.fullmatch(r"\d+/\d+", answer):
         bottom = int(answer.split("/")[1])
         fractions = {str(Fraction(top, bottom + more)) for more in range(4) for top in range(1, bottom + more)}

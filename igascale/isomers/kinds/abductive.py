@@ -15,7 +15,7 @@ STATEMENTS = {
         "Cause {0} makes a {w.noun} {1}.",
         "A {w.noun} with cause {0} is {1}.",
         "From cause {0} a {w.noun} becomes {1}.",
-        "What follows from cause {0} is {1}.",
+        "The effect of cause {0} is {1}.",
     ),
     "seen": ("{0} is {1}.", "We see that {0} is {1}.", "The {w.noun} {0} turned out {1}.", "As seen, {0} is {1}."),
     "unseen": (

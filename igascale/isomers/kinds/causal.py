@@ -28,10 +28,10 @@ STATEMENTS = {
 }
 QUESTIONS = {
     "does": (
-        "Nothing happens by itself, or if prevented. Does {0} happen?",
+        "Nothing else happens by itself, or if prevented. Does {0} happen?",
         "Nothing else happens by itself, and nothing that is prevented. Say whether {0} happens.",
-        "Only what is set off, and not prevented, happens. Is it so that {0} happens?",
-        "All else needs something that sets it off and must not be prevented. Will {0} happen?",
+        "Of all else, only what is brought about, and not prevented, happens. Is it so that {0} happens?",
+        "All else needs something that brings it about and must not be prevented. Will {0} happen?",
     )
 }
 LINES = {
@@ -45,25 +45,28 @@ LINES = {
 
 
 class Causal(Factual):
-    """Follow the chain. What is prevented lies on it, or on a side branch, where it makes no difference."""
+    """Follow the chain. What is prevented lies on it, or on a side branch, where it makes no difference.
+
+    Each has one event before it and one after: how often it is named does not tell them apart.
+    """
 
     name = "causal"
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS
     lines = LINES
-    names = 2
+    names = 3
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
-        """A chain and a side branch. Distractors are more branches, or causes that do not happen."""
-        side, *chain = rng.sample(LABELS, steps + 2)
+        """A chain and a side branch of two. Distractors are more branches, or causes that do not happen."""
+        side, tail, *chain = rng.sample(LABELS, steps + 3)
         positive = rng.random() < 0.5
-        prevented: Fact = ("prevented", side if positive else chain[rng.randint(1, steps)])
+        prevented: Fact = ("prevented", side if positive else chain[rng.randint(1, max(1, steps - 1))])
         links: list[Fact] = [("causes", *pair) for pair in itertools.pairwise(chain)]
         happens: Fact = ("happens", chain[0])
-        facts = [*links, ("causes", rng.choice(chain[:-1]), side), happens, prevented]
+        facts = [*links, ("causes", rng.choice(chain[:-1]), side), ("causes", side, tail), happens, prevented]
         rng.shuffle(facts)
-        events = [*chain, side]
+        events = [*chain, side, tail]
         for label in other_labels(rng, facts, width):
             pair = (label, rng.choice(events[1:])) if rng.random() < 0.5 else (rng.choice(events), label)
             insert_at_random(rng, facts, [("causes", *pair)])
@@ -81,4 +84,4 @@ class Causal(Factual):
 
     def most(self, steps: int) -> int:
         """Names, the order of the facts, where the branch is, what is prevented."""
-        return math.perm(len(LABELS), steps + 2) * math.factorial(steps + 3) * steps * (steps + 1)
+        return math.perm(len(LABELS), steps + 3) * math.factorial(steps + 4) * steps * (1 + max(1, steps - 1))

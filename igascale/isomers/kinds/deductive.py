@@ -14,14 +14,14 @@ TYPES = {"sub": "CONSTRAINT", "apart": "CONSTRAINT"}
 STATEMENTS = {
     "member": (
         "{0} belongs to group {1}.",
-        "Group {1} includes {0}.",
+        "To group {1} belongs {0}.",
         "We know that {0} is in group {1}.",
         "The {w.noun} {0} is one of group {1}.",
     ),
     "sub": (
         "Every {w.noun} of group {0} belongs to group {1}.",
         "Whatever is in group {0} is in group {1}.",
-        "Group {1} includes all of group {0}.",
+        "To group {1} belongs all of group {0}.",
         "All {w.nouns} of group {0} are in group {1}.",
     ),
     "apart": (

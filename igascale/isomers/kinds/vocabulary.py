@@ -123,7 +123,7 @@ VOCABULARIES: dict[str, Vocabulary] = {
         job="assay",
         causes="kindles",
         cause="kindle",
-        measures=("rack", "tray", "vial", "drop", "speck"),
+        measures=("rack", "tray", "vial", "bead", "speck"),
     ),
     "finance": Vocabulary(
         noun="fund",
