@@ -96,6 +96,7 @@ def test_seeds_command(tmp_path):
     [
         (["--kinds", "sett"], "unknown reasoning kind 'sett'"),
         (["--domain", "lawe"], "unknown domain 'lawe'"),
+        (["--kinds", ","], "kinds is empty; name at least one"),
         (["--count", "0"], "at least 1, not 0"),
         (["--paraphrase", "lots"], "paraphrase is 'lots'"),
         (["--width", "9"], "width must be within 0 to"),

@@ -7,7 +7,7 @@ import click
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """``"a, b"`` as ``("a", "b")``."""
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else None
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if value is not None else None
 
 
 @click.command("generate")
@@ -103,9 +103,9 @@ def command(
         groups=groups,
         validation_groups=validation_groups,
         ood_groups=ood_groups,
-        domains=domains or TRAINING_DOMAINS,
-        ood_domains=ood_domains or OOD_DOMAINS,
-        kinds=kinds_named(kinds or tuple(KINDS)),
+        domains=TRAINING_DOMAINS if domains is None else domains,
+        ood_domains=OOD_DOMAINS if ood_domains is None else ood_domains,
+        kinds=tuple(KINDS) if kinds is None else kinds_named(kinds),
         seed=seed,
         shortcut_probability=shortcut,
         steps=steps or STEPS,

@@ -65,7 +65,7 @@ def command(
     pairs = generate_with_seeds(
         count,
         (domain,),
-        kinds_named(kinds or tuple(KINDS)),
+        tuple(KINDS) if kinds is None else kinds_named(kinds),
         seed,
         seed_domain=domain,
         steps=steps or STEPS,
