@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from igascale.isomers import worlds
 from igascale.isomers.schema import Dag
-
-Facts = list[tuple[str, list[str]]]  # predicates: (name, arguments)
+from igascale.isomers.worlds import Facts
 
 
 def solve(kind: str, dag: Dag) -> str:
@@ -60,7 +60,7 @@ def _selection(facts: Facts, _: str, goal: list[str]) -> str:
 
 
 def _counting(facts: Facts, _: str, goal: list[str]) -> str:
-    before = sum(int(args[1]) for name, args in facts if name == "before")
+    before = sum(int(args[1]) for name, args in facts if name == "before" and args[0] == goal[0])
     return str(before + sum(name == "is" and args[1] == goal[0] for name, args in facts))
 
 
@@ -84,4 +84,5 @@ _SOLVERS: dict[str, Callable[[Facts, str, list[str]], str]] = {
     "selection": _selection,
     "counting": _counting,
     "arithmetic": _arithmetic,
+    **worlds.SOLVERS,
 }

@@ -9,6 +9,7 @@ from igascale.cli.lazy import LazyGroup
 #: Verb -> module, in the order of a first session.
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
+    "seeds": "igascale.cli.data.seeds",
     "validate": "igascale.cli.data.validate",
     "benchmark": "igascale.cli.data.benchmark",
     "split": "igascale.cli.data.split",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 
-def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else None
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """``"a, b"`` as ``("a", "b")``."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if value is not None else None
 
 
 @click.command("generate")
@@ -16,17 +17,48 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--ood-groups", default=200, show_default=True, help="Groups told in unseen domains.")
 @click.option(
     "--domains",
-    callback=_names,
+    callback=names,
     help="Training domains, comma-separated [default: maths, medicine, law, science].",
 )
-@click.option("--ood-domains", callback=_names, help="Unseen domains [default: finance, engineering].")
-@click.option("--kinds", callback=_names, help="Reasoning kinds, comma-separated [default: all].")
-@click.option("--steps", nargs=2, type=click.IntRange(1, 4), help="Fewest and most reasoning steps.")
+@click.option("--ood-domains", callback=names, help="Unseen domains [default: finance, engineering].")
+@click.option(
+    "--kinds",
+    callback=names,
+    help="Reasoning kinds or families (all, logical, numeric, relational, grouping), comma-separated "
+    "[default: the six with one-token answers].",
+)
+@click.option(
+    "--steps",
+    "--depth",
+    "steps",
+    nargs=2,
+    type=click.IntRange(1, 4),
+    metavar="MIN MAX",
+    help="Steps on the longest line of reasoning [default: 2 3].",
+)
+@click.option("--width", default=0, show_default=True, help="Facts that no step uses, beyond the kind's own.")
+@click.option(
+    "--paraphrase",
+    metavar="N|full",
+    help="Sentence patterns to choose from, of every fact and question [default: 1 of a fact, 2 of a question].",
+)
 @click.option(
     "--shortcut",
     type=click.FloatRange(0, 1),
     metavar="P",
     help="Plant a cue that tells the answer with probability P.",
+)
+@click.option(
+    "--shortcut-kind",
+    default="lexical",
+    show_default=True,
+    help="What the cue is: lexical (a code word), position (of the answer among options), length, name (its form).",
+)
+@click.option(
+    "--shortcut-mapping",
+    default="domain",
+    show_default=True,
+    help="domain: the cue means something else in every domain; shared: the same in all training domains.",
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -43,7 +75,11 @@ def command(
     ood_domains: tuple[str, ...] | None,
     kinds: tuple[str, ...] | None,
     steps: tuple[int, int] | None,
+    width: int,
+    paraphrase: str | None,
     shortcut: float | None,
+    shortcut_kind: str,
+    shortcut_mapping: str,
     seed: int,
     leaky: bool,
 ) -> None:
@@ -53,11 +89,13 @@ def command(
     Examples:
       igascale data generate --out data/demo
       igascale data generate --out data/cue --groups 500 --shortcut 0.9 --kinds ordering,selection
+      igascale data generate --out data/hard --kinds all --depth 3 4 --width 2 --paraphrase full
+      igascale data generate --out data/length --shortcut 0.9 --shortcut-kind length --shortcut-mapping shared
     """
     from igascale.cli.data.summary import print_summary
     from igascale.isomers.dataset import generate_dataset
     from igascale.isomers.generator import STEPS
-    from igascale.isomers.kinds import KINDS
+    from igascale.isomers.kinds import KINDS, kinds_named
     from igascale.isomers.kinds.vocabulary import OOD_DOMAINS, TRAINING_DOMAINS
 
     manifest = generate_dataset(
@@ -65,13 +103,17 @@ def command(
         groups=groups,
         validation_groups=validation_groups,
         ood_groups=ood_groups,
-        domains=domains or TRAINING_DOMAINS,
-        ood_domains=ood_domains or OOD_DOMAINS,
-        kinds=kinds or tuple(KINDS),
+        domains=TRAINING_DOMAINS if domains is None else domains,
+        ood_domains=OOD_DOMAINS if ood_domains is None else ood_domains,
+        kinds=tuple(KINDS) if kinds is None else kinds_named(kinds),
         seed=seed,
         shortcut_probability=shortcut,
         steps=steps or STEPS,
         leaky=leaky,
+        width=width,
+        paraphrase=paraphrase,
+        shortcut_kind=shortcut_kind,
+        shortcut_mapping=shortcut_mapping,
     )
     for name, record in manifest.files.items():
         print_summary(f"{out}/{name}", record.summary)

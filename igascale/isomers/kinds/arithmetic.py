@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-from igascale.isomers.kinds.base import DagBuilder, Telling
+from igascale.isomers.kinds.base import WIDEST, DagBuilder, Telling, insert_at_random
 from igascale.isomers.kinds.vocabulary import LABELS, Vocabulary
+from igascale.isomers.kinds.wording import PLAIN, Teller, Wording
 from igascale.isomers.schema import Dag
 
 LARGEST_CHANGE = 4
+
+
+AMOUNTS = (
+    "{0} {w.has} {1}.",
+    "{0} {w.has} {1} {w.units}.",
+    "It is {1} that {0} {w.has}.",
+    "As for {0}, it {w.has} {1}.",
+)
+CHANGES = (
+    "{0} {w.has} {1} {2} than {3}.",
+    "It is {1} {2} than {3} that {0} {w.has}.",
+    "Against {3}, {0} {w.has} {1} {2}.",
+)
+QUESTIONS = (
+    "How many {w.units} does {w.noun} {0} {w.have}?",
+    "Find how many {w.units} {0} {w.has}.",
+    "What number of {w.units} is it that {0} {w.has}?",
+    "Tell how many {w.units} the {w.noun} {0} {w.has}.",
+)
 
 
 @dataclass(frozen=True)
 class Puzzle:
     """`chain` begins with the known amount, then one (label, change) per step; `told` orders the facts.
 
-    Index i of `told` means the i-th link of the chain; -1 means the bystander's known amount.
+    Index i of `told` means the i-th link of the chain; -1, -2 and so on mean the bystanders' known amounts.
     """
 
     start: tuple[str, int]
-    bystander: tuple[str, int]
+    bystanders: tuple[tuple[str, int], ...]
     chain: tuple[tuple[str, int], ...]
     told: tuple[int, ...]
+
+    def known(self, index: int) -> tuple[str, int]:
+        """(label, amount) of the start or a bystander, by its index in `told`."""
+        return self.bystanders[-index - 1] if index < 0 else self.start
 
     def sums(self) -> list[tuple[str, int, int, int]]:
         """(label, amount before, change, amount) of each step."""
@@ -38,7 +63,7 @@ class Arithmetic:
 
     name = "arithmetic"
 
-    def draw(self, rng: random.Random, steps: int) -> Puzzle:
+    def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Changes of 1 to 4 that keep every amount within 0 to 9, and a bystander whose amount is no use."""
         labels = rng.sample(LABELS, steps + 2)
         start = amount = rng.randrange(10)
@@ -49,7 +74,20 @@ class Arithmetic:
             amount = after
         told = [*range(-1, steps + 1)]
         rng.shuffle(told)
-        return Puzzle((labels[0], start), (labels[1], rng.randrange(10)), tuple(chain), tuple(told))
+        bystanders = [(labels[1], rng.randrange(10))]
+        for label in rng.sample([label for label in LABELS if label not in labels], width) if width else ():
+            bystanders.append((label, rng.randrange(10)))
+            insert_at_random(rng, told, [-len(bystanders)])
+        return Puzzle((labels[0], start), tuple(bystanders), tuple(chain), tuple(told))
+
+    def widest(self, steps: int) -> int:
+        """One name for each."""
+        return min(WIDEST, len(LABELS) - steps - 2)
+
+    def most(self, steps: int) -> int:
+        """Names, known amounts, changes (no more than eight of each), the order of the facts."""
+        amounts = 10 * 10 * (2 * LARGEST_CHANGE) ** steps
+        return math.perm(len(LABELS), steps + 2) * amounts * math.factorial(steps + 2)
 
     def dag(self, puzzle: Puzzle) -> Dag:
         """Facts ``value(K,3)``, ``more(B,K,2)``, ``fewer(T,B,1)``; goal ``value(T)``."""
@@ -58,7 +96,7 @@ class Arithmetic:
         nodes: dict[int, str] = {}
         for index in puzzle.told:
             if index <= 0:
-                label, value = puzzle.bystander if index < 0 else puzzle.start
+                label, value = puzzle.known(index)
                 nodes[index] = builder.fact("PROPOSITION", f"value({label},{value})", [label])
             else:
                 pair, change = (labels[index], labels[index - 1]), puzzle.chain[index - 1][1]
@@ -69,24 +107,18 @@ class Arithmetic:
             builder.step(f"value({label})={amount}", [nodes[index], *([nodes[0]] if index == 1 else [])])
         return builder.build(f"value({labels[-1]})", [labels[-1]])
 
-    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random) -> Telling:
+    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random, wording: Wording = PLAIN) -> Telling:
         """Each step is one written sum."""
         labels = [puzzle.start[0], *(label for label, _ in puzzle.chain)]
-        facts = []
+        say, facts = Teller(words, rng, wording), []
         for index in puzzle.told:
             if index <= 0:
-                label, value = puzzle.bystander if index < 0 else puzzle.start
-                facts.append(f"{label} {words.has} {value}.")
+                facts.append(say.state(AMOUNTS, *puzzle.known(index)))
             else:
                 change = puzzle.chain[index - 1][1]
-                than = f"{abs(change)} {'more' if change > 0 else 'fewer'} than {labels[index - 1]}"
-                facts.append(f"{labels[index]} {words.has} {than}.")
-        question = rng.choice(
-            (
-                f"How many {words.units} does {words.noun} {labels[-1]} {words.have}?",
-                f"Find how many {words.units} {labels[-1]} {words.has}.",
-            )
-        )
+                more = "more" if change > 0 else "fewer"
+                facts.append(say.state(CHANGES, labels[index], abs(change), more, labels[index - 1]))
+        question = say.ask(QUESTIONS, labels[-1])
         sums = puzzle.sums()
         cot = "\n".join(
             f"{label} {words.has} {before} {'+' if change > 0 else '-'} {abs(change)} = {after}."

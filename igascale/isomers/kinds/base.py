@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from igascale.isomers.kinds.vocabulary import TRAIT_PAIRS, Vocabulary
+from igascale.isomers.kinds.wording import PLAIN, Wording
 from igascale.isomers.schema import Dag, DagEdge, DagNode
 
 Trait = tuple[int, int]  # (pair, side) in Vocabulary.traits
+Item = TypeVar("Item")
+WIDEST = 4  # most distractors that can be asked for
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,23 @@ class Kind(Protocol):
 
     name: str
 
-    def draw(self, rng: random.Random, steps: int) -> Any:
-        """A random puzzle that takes exactly `steps` (1 to 4) steps."""
+    def draw(self, rng: random.Random, steps: int, width: int = 0) -> Any:
+        """A random puzzle whose longest line of reasoning has exactly `steps` (1 to 4) steps.
+
+        `width` facts that no step needs are added to the puzzle that the same `rng` gives without them.
+        """
+
+    def widest(self, steps: int) -> int:
+        """The largest `width` there are names for."""
+
+    def most(self, steps: int) -> int:
+        """A number of different puzzles of width 0 that is not exceeded."""
 
     def dag(self, puzzle: Any) -> Dag:
         """The puzzle's facts, steps and goal; facts and goal alone determine the answer."""
 
-    def tell(self, puzzle: Any, words: Vocabulary, rng: random.Random) -> Telling:
-        """Problem and solution, one line of solution per step; `rng` chooses among paraphrases."""
+    def tell(self, puzzle: Any, words: Vocabulary, rng: random.Random, wording: Wording = PLAIN) -> Telling:
+        """Problem and solution, one line of solution per step; `rng` chooses among the paraphrases of `wording`."""
 
 
 class DagBuilder:
@@ -55,9 +67,15 @@ class DagBuilder:
         self._edges += [DagEdge(source, node, "HAS_PROPERTY") for source in sources]
         return node
 
-    def step(self, text: str, premises: Sequence[str], contradicted_by: str | None = None) -> str:
-        """One reasoning step, implied by its premises and the step before. Returns its node id."""
-        before = self._steps[-1:]
+    def step(
+        self,
+        text: str,
+        premises: Sequence[str],
+        contradicted_by: str | None = None,
+        after: Sequence[str] | None = None,
+    ) -> str:
+        """One reasoning step, implied by its premises and `after` (the step before). Returns its node id."""
+        before = self._steps[-1:] if after is None else list(after)
         node = self._add(f"s{len(self._steps) + 1}", "PROPOSITION", text)
         self._steps.append(node)
         self._edges += [DagEdge(premise, node, "IMPLIES") for premise in [*premises, *before]]
@@ -86,6 +104,24 @@ class DagBuilder:
     def _add(self, name: str, node_type: str, text: str) -> str:
         self._nodes.append(DagNode(name, node_type, text))
         return name
+
+
+def connected(dag: Dag) -> Dag:
+    """The graph with one more ENTITY, the class of all things in it, so that a bystander is no island."""
+    about = {edge.target for edge in dag.edges if edge.label in ("HAS_PROPERTY", "IMPLIES")}
+    edges = [DagEdge(node.id, "c", "IS_A") for node in dag.nodes if node.type == "ENTITY"]
+    edges += [
+        DagEdge("c", node.id, "HAS_PROPERTY")
+        for node in dag.nodes
+        if node.type not in ("ENTITY", "GOAL") and node.id not in about
+    ]
+    return replace(dag, nodes=(*dag.nodes, DagNode("c", "ENTITY", "thing")), edges=(*dag.edges, *edges))
+
+
+def insert_at_random(rng: random.Random, items: list[Item], extras: Sequence[Item]) -> None:
+    """Put each of `extras` at a random place among `items`, whose own order stays."""
+    for extra in extras:
+        items.insert(rng.randint(0, len(items)), extra)
 
 
 def trait_code(trait: Trait) -> str:

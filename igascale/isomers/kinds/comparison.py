@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-from igascale.isomers.kinds.base import DagBuilder, Telling, listed
+from igascale.isomers.kinds.base import WIDEST, DagBuilder, Telling, insert_at_random, listed
 from igascale.isomers.kinds.vocabulary import LABELS, Vocabulary
+from igascale.isomers.kinds.wording import PLAIN, Teller, Wording
 from igascale.isomers.schema import Dag
+
+FACTS = (
+    "{0} {w.has} {1}.",
+    "{0} {w.has} {1} {w.units}.",
+    "It is {1} that {0} {w.has}.",
+    "As for {0}, it {w.has} {1}.",
+)
+QUESTIONS = (
+    "Of {0}, which {w.noun} {w.has} the {1} {w.units}?",
+    "Among {0}, find who {w.has} the {1} {w.units}.",
+    "Which of {0} {w.has} the {1} {w.units}?",
+    "Compare {0}: whose number of {w.units} is the {1}?",
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +49,24 @@ class Comparison:
 
     name = "comparison"
 
-    def draw(self, rng: random.Random, steps: int) -> Puzzle:
+    def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Distinct one-digit values for the candidates and one bystander."""
         labels = rng.sample(LABELS, steps + 2)
-        values = tuple(zip(labels, rng.sample(range(10), steps + 2)))
-        return Puzzle(values, tuple(rng.sample(labels, steps + 1)), rng.random() < 0.5)
+        values = list(zip(labels, rng.sample(range(10), steps + 2)))
+        asked, most = tuple(rng.sample(labels, steps + 1)), rng.random() < 0.5
+        if width:
+            others = rng.sample([label for label in LABELS if label not in labels], width)
+            numbers = rng.sample([n for n in range(10) if n not in dict(values).values()], width)
+            insert_at_random(rng, values, list(zip(others, numbers)))
+        return Puzzle(tuple(values), asked, most)
+
+    def widest(self, steps: int) -> int:
+        """One name and one number for each."""
+        return min(WIDEST, len(LABELS) - steps - 2)
+
+    def most(self, steps: int) -> int:
+        """Names, numbers, whom to ask about in which order, the most or the fewest."""
+        return math.perm(len(LABELS), steps + 2) * math.perm(10, steps + 2) * math.factorial(steps + 2) * 2
 
     def dag(self, puzzle: Puzzle) -> Dag:
         """Facts ``value(K,7)``; goal ``most(K,B,T)`` or ``fewest(K,B,T)``."""
@@ -52,16 +80,12 @@ class Comparison:
             builder.step(f"{goal}({best},{challenger})={winner}", [nodes[best], nodes[challenger]])
         return builder.build(f"{goal}({','.join(puzzle.asked)})", puzzle.asked)
 
-    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random) -> Telling:
+    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random, wording: Wording = PLAIN) -> Telling:
         """Each step names both numbers before it says who wins."""
         superlative = "most" if puzzle.most else "fewest"
-        question = rng.choice(
-            (
-                f"Of {listed(puzzle.asked)}, which {words.noun} {words.has} the {superlative} {words.units}?",
-                f"Among {listed(puzzle.asked)}, find who {words.has} the {superlative} {words.units}.",
-            )
-        )
-        facts = " ".join(f"{label} {words.has} {value}." for label, value in puzzle.values)
+        say = Teller(words, rng, wording)
+        question = say.ask(QUESTIONS, listed(puzzle.asked), superlative)
+        facts = " ".join(say.state(FACTS, *pair) for pair in puzzle.values)
         value = dict(puzzle.values)
         rounds = puzzle.rounds()
         cot = "\n".join(

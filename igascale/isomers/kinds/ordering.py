@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from dataclasses import dataclass
 
-from igascale.isomers.kinds.base import DagBuilder, Telling
+from igascale.isomers.kinds.base import WIDEST, DagBuilder, Telling, insert_at_random
 from igascale.isomers.kinds.vocabulary import LABELS, NUMBER_WORDS, Vocabulary
+from igascale.isomers.kinds.wording import PLAIN, Teller, Wording
 from igascale.isomers.schema import Dag
+
+FACTS = (
+    "{0} {w.above} {1}.",
+    "{1} {w.below} {0}.",
+    "It is {0} that {w.above} {1}.",
+    "We know that {1} {w.below} {0}.",
+)
+QUESTIONS = (
+    "Which {w.noun} is {0} {1} from {2}?",
+    "Find the {w.noun} {0} {1} from {2}.",
+    "Go {0} {1} from {2}: which {w.noun} is there?",
+    "Name the {w.noun} that stands {0} {1} from {2}.",
+)
 
 
 @dataclass(frozen=True)
@@ -35,14 +50,27 @@ class Ordering:
 
     name = "ordering"
 
-    def draw(self, rng: random.Random, steps: int) -> Puzzle:
+    def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """A ranking one longer than the walk needs, its facts shuffled."""
         ranking = tuple(rng.sample(LABELS, steps + 2))
         facts = list(itertools.pairwise(ranking))
         rng.shuffle(facts)
         up = rng.random() < 0.5
         at = rng.randrange(len(ranking) - steps) + (steps if up else 0)
-        return Puzzle(ranking, tuple(facts), ranking[at], up, steps)
+        start = ranking[at]
+        for label in rng.sample([label for label in LABELS if label not in ranking], width) if width else ():
+            on_top = rng.random() < 0.5
+            insert_at_random(rng, facts, [(label, ranking[0]) if on_top else (ranking[-1], label)])
+            ranking = (label, *ranking) if on_top else (*ranking, label)
+        return Puzzle(ranking, tuple(facts), start, up, steps)
+
+    def widest(self, steps: int) -> int:
+        """One name for each."""
+        return min(WIDEST, len(LABELS) - steps - 2)
+
+    def most(self, steps: int) -> int:
+        """Rankings, orders of the facts, directions, places to start from."""
+        return math.perm(len(LABELS), steps + 2) * math.factorial(steps + 1) * 2 * 2
 
     def dag(self, puzzle: Puzzle) -> Dag:
         """Facts ``above(K,B)``; goal ``place(B,+2)`` or ``place(B,-2)``."""
@@ -54,11 +82,11 @@ class Ordering:
             builder.step(f"place({puzzle.start},{sign}{count})={reached}", [nodes[upper, lower]])
         return builder.build(f"place({puzzle.start},{sign}{puzzle.steps})", [puzzle.start])
 
-    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random) -> Telling:
+    def tell(self, puzzle: Puzzle, words: Vocabulary, rng: random.Random, wording: Wording = PLAIN) -> Telling:
         """Facts, then the question; each step begins with where the step before has ended."""
-        places = f"{NUMBER_WORDS[puzzle.steps]} {'up' if puzzle.up else 'down'} from {puzzle.start}"
-        question = rng.choice((f"Which {words.noun} is {places}?", f"Find the {words.noun} {places}."))
-        facts = " ".join(f"{upper} {words.above} {lower}." for upper, lower in puzzle.facts)
+        say = Teller(words, rng, wording)
+        question = say.ask(QUESTIONS, NUMBER_WORDS[puzzle.steps], "up" if puzzle.up else "down", puzzle.start)
+        facts = " ".join(say.state(FACTS, *pair) for pair in puzzle.facts)
         hops = puzzle.hops()
         told = [(lower, words.below, upper) if puzzle.up else (upper, words.above, lower) for upper, lower in hops]
         cot = "\n".join(f"{here} {relation} {there}." for here, relation, there in told)

@@ -1,0 +1,82 @@
+"""``igascale data seeds``."""
+
+from __future__ import annotations
+
+import click
+
+from igascale.cli.data.generate import names
+
+
+@click.command("seeds")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="JSONL file to write; must not exist.")
+@click.option("--count", default=100, show_default=True, help="Seed problems.")
+@click.option(
+    "--kinds",
+    callback=names,
+    help="Reasoning kinds or families (all, logical, numeric, relational, grouping), comma-separated "
+    "[default: the six with one-token answers].",
+)
+@click.option("--domain", default="general", show_default=True, help="Domain whose words they are told in.")
+@click.option(
+    "--steps",
+    "--depth",
+    "steps",
+    nargs=2,
+    type=click.IntRange(1, 4),
+    metavar="MIN MAX",
+    help="Steps on the longest line of reasoning [default: 2 3].",
+)
+@click.option("--width", default=0, show_default=True, help="Facts that no step uses, beyond the kind's own.")
+@click.option(
+    "--paraphrase",
+    metavar="N|full",
+    help="Sentence patterns to choose from, of every fact and question [default: 1 of a fact, 2 of a question].",
+)
+@click.option("--seed", default=0, show_default=True)
+def command(
+    out: str,
+    count: int,
+    kinds: tuple[str, ...] | None,
+    domain: str,
+    steps: tuple[int, int] | None,
+    width: int,
+    paraphrase: str | None,
+    seed: int,
+) -> None:
+    """Write seed problems with known answers, solutions and logical forms: a bank to try the isomer factory on.
+
+    \b
+    Examples:
+      igascale data seeds --out seeds.jsonl --count 200
+      igascale data seeds --out hard.jsonl --kinds all --depth 3 4 --width 2 --paraphrase full
+    """
+    from collections import Counter
+    from pathlib import Path
+
+    from igascale.errors import UserError
+    from igascale.isomers.generated_seeds import generate_with_seeds
+    from igascale.isomers.generator import STEPS
+    from igascale.isomers.kinds import KINDS, kinds_named
+    from igascale.isomers.kinds.wording import PLAIN, Wording
+    from igascale.isomers.seeds import write_seeds
+
+    if Path(out).exists():
+        raise UserError(f"{out}: already exists; choose another name or delete it")
+    pairs = generate_with_seeds(
+        count,
+        (domain,),
+        tuple(KINDS) if kinds is None else kinds_named(kinds),
+        seed,
+        seed_domain=domain,
+        steps=steps or STEPS,
+        width=width,
+        wording=Wording.parse(paraphrase) if paraphrase is not None else PLAIN,
+    )
+    seeds = [problem for problem, _ in pairs]
+    try:
+        write_seeds(out, seeds)
+    except OSError as error:
+        Path(out).unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot write this file ({error.strerror}); check the path") from None
+    kinds_made = Counter(str(problem.kind) for problem in seeds)
+    click.echo(f"{out}: {len(seeds)} seeds; kinds {', '.join(f'{kind} {n}' for kind, n in kinds_made.items())}")
