@@ -109,7 +109,7 @@ def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) ->
     )
     for split in (data.train, data.validation, data.ood):
         if split is not None:
-            lengths = sorted(len(e.input_ids) for g in split.groups for e in g)
+            lengths = sorted(split.lengths().ravel().tolist())
             cut = f", {split.truncated} cut at data.max_length: they lose their answer" if split.truncated else ""
             console.print(
                 f"{split.source}: {len(split.groups)} groups x {split.width} instances of {len(split.domains)} domain(s), "
