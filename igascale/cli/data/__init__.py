@@ -9,7 +9,9 @@ from igascale.cli.lazy import LazyGroup
 #: Verb -> module, in the order of a first session.
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
+    "import": "igascale.cli.data.import_",
     "validate": "igascale.cli.data.validate",
+    "tokenize": "igascale.cli.data.tokenize",
 }
 
 
