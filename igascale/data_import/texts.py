@@ -130,9 +130,9 @@ class TextReader:
                 raise BadRow(
                     f"no answer in the completion: --answer-pattern {self.pattern.pattern} is not found{_end(completion)}"
                 )
-            match = found[-1]
-            answer = match[1] if self.pattern.groups else match[0]
-            return self._cut(completion, match.start(), match.end(), answer, "the pattern")
+            last = found[-1]
+            answer = last[1] if self.pattern.groups else last[0]
+            return self._cut(completion, last.start(), last.end(), answer, "the pattern")
         for name, pattern in (("a last line 'Answer: ...'", _ANSWER_LINE), ("a last line '#### ...'", _HASHES)):
             if match := pattern.search(completion):
                 return self._cut(completion, match.start(), match.end(), match[1], name)
