@@ -13,7 +13,7 @@ from pathlib import Path
 from igascale.data_import.columns import Columns, choose_columns
 from igascale.data_import.grouping import Grouping, Incomplete
 from igascale.data_import.records import Row
-from igascale.data_import.texts import BadRow, TextReader
+from igascale.data_import.texts import BadRow, TextReader, kind_of
 from igascale.errors import UserError, did_you_mean
 from igascale.isomers.schema import IsomerGroup, parse_group, to_record
 
@@ -134,10 +134,10 @@ def _take(
 
 def _name(row: Mapping[str, object], column: str) -> str:
     value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-        raise BadRow(
-            f"column '{column}': expected a name or a number, not {'an empty text' if isinstance(value, str) else value!r}"
-        )
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadRow(f"column '{column}': expected a name or a number, not {kind_of(value)}")
+    if not str(value).strip():
+        raise BadRow(f"column '{column}': is empty")
     return str(value).strip()
 
 

@@ -19,7 +19,7 @@ CREATE TABLE groups (number INTEGER PRIMARY KEY, name TEXT UNIQUE, seed TEXT, ki
 CREATE TABLE rows (number INTEGER, domain INTEGER, place TEXT, problem TEXT, cot TEXT, answer TEXT);
 CREATE TABLE domains (number INTEGER PRIMARY KEY, name TEXT UNIQUE, rows INTEGER);
 """
-_LARGE = 64  # MiB of the database that SQLite keeps in memory
+_LARGE = 16  # MiB of the database that SQLite keeps in memory
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise UserError(f"{where}: the row has not as many fields as the header, {len(names)}")
                 yield where, dict(row)
         except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: not valid CSV ({error})") from None
+            raise UserError(f"{path}:{reader.reader.line_num}: not valid CSV ({error})") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:

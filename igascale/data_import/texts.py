@@ -211,12 +211,12 @@ def _turns(value: Any, column: str, role: str = "user") -> list[tuple[str, str]]
     if isinstance(value, str):
         return [(role, value)]
     if not isinstance(value, list):
-        raise BadRow(f"column '{column}': expected a list of messages, not {_kind(value)}")
+        raise BadRow(f"column '{column}': expected a list of messages, not {kind_of(value)}")
     turns = []
     for number, message in enumerate(value):
         at = f"column '{column}', message {number + 1}"
         if not isinstance(message, dict):
-            raise BadRow(f"{at}: expected an object with role and content, not {_kind(message)}")
+            raise BadRow(f"{at}: expected an object with role and content, not {kind_of(message)}")
         said = message.get("role", message.get("from"))
         role = _ROLES.get(str(said).lower(), str(said).lower())
         if role not in ("system", "user", "assistant"):
@@ -235,7 +235,7 @@ def _content(value: Any, at: str) -> str:
             raise BadRow(f"{at}: holds something that is not text")
         value = "\n".join(str(text) for text in texts)
     if not isinstance(value, str):
-        raise BadRow(f"{at}: expected text, not {_kind(value)}")
+        raise BadRow(f"{at}: expected text, not {kind_of(value)}")
     return value
 
 
@@ -245,13 +245,14 @@ def _text(value: Any, column: str, empty: bool = False) -> str:
     if value is None and empty:
         value = ""
     if not isinstance(value, str):
-        raise BadRow(f"column '{column}': expected text, not {_kind(value)}")
+        raise BadRow(f"column '{column}': expected text, not {kind_of(value)}")
     if not value.strip() and not empty:
         raise BadRow(f"column '{column}': is empty")
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, for a message."""
     names = {type(None): "nothing", bool: "a boolean", list: "a list", dict: "an object", str: "a text"}
     return names.get(type(value), type(value).__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -17,6 +18,7 @@ EDGE_LABELS = ("IMPLIES", "REQUIRES", "CAUSES", "CONTRADICTS", "IS_A", "HAS_PROP
 #: Takes one problem, "file:line: field 'name': what is wrong". It raises to stop the reading, and returns to hear of the next.
 OnProblem = Callable[[str], object]
 T = TypeVar("T")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -382,7 +384,7 @@ class _Reader:
             self.note(name, f"must be a string, not {_type(value)}")
         elif not may_be_empty and not value.strip():
             self.note(name, "is empty")
-        elif any("\ud800" <= character <= "\udfff" for character in value):
+        elif _HALF_A_PAIR.search(value):
             self.note(
                 name, "holds half of a surrogate pair (\\ud800 to \\udfff alone), which is not text; mend the export"
             )

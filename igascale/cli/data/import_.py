@@ -96,13 +96,16 @@ def command(
 
     named = {name.removesuffix("_field"): column for name, column in columns.items()}
     options = Options(named, check_pattern(answer_pattern), system, turns, domains, drop_incomplete)
-    with Progress(TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("reading")
         import_groups(
             chain_sources(sources, split, subset),
             out,
             options,
-            lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
+            lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
             force=force,
             progress=lambda count: bar.update(task, description=f"{count:,} rows read"),
         )

@@ -72,7 +72,8 @@ def tokenize(source: str, tokenizer: Any, max_length: int) -> tuple[Tokens, int]
     from igascale.isomers.cache import Listener, open_tokens
 
     started, made = time.perf_counter(), False
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"tokenizing {source}", total=None)
 
         def progress(_: str, done: int, total: int) -> None:
@@ -80,9 +81,10 @@ def tokenize(source: str, tokenizer: Any, max_length: int) -> tuple[Tokens, int]
             made = made or bool(total)
             bar.update(task, completed=done, total=total or None)
 
-        tokens, _ = open_tokens(
-            source, tokenizer, Listener(lambda line: bar.console.print(f"warning: {line}", style="yellow"), progress)
-        )
+        def warn(line: str) -> None:
+            console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+        tokens, _ = open_tokens(source, tokenizer, Listener(warn, progress))
     seconds = time.perf_counter() - started
     size = f"{tokens.size / 2**20:.1f} MiB" if tokens.folder.exists() else "not kept"
     what = f"tokenized in {seconds:.1f} s" if made else f"are in the cache, checked in {seconds:.1f} s"
