@@ -203,27 +203,48 @@ def _lines(path: Path, on_problem: OnProblem) -> Iterator[tuple[int, str]]:
 
 
 class _Seen:
-    """What earlier lines hold, for the rules that span lines."""
+    """What earlier lines hold, for the rules that span lines.
+
+    Instances mostly have the id that is theirs anyway; it is not kept, so that a large file costs its groups' ids alone.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[str, int] = {}
-        self.instances: dict[str, int] = {}
+        self.named: dict[str, int] = {}  # instances of groups in which one has another id than its own
+        self.with_names: set[str] = set()  # those groups
         self.first: tuple[int, tuple[str, ...]] | None = None
 
+    def line_of(self, instance_id: str) -> int | None:
+        if instance_id in self.named:
+            return self.named[instance_id]
+        known = self.first[1] if self.first else ()
+        parts = instance_id.split("/")
+        for cut in range(1, len(parts)):
+            group, domain = "/".join(parts[:cut]), "/".join(parts[cut:])
+            if group in self.groups and group not in self.with_names and domain in known:
+                return self.groups[group]
+        return None
+
     def problems(self, group: IsomerGroup, number: int, where: str) -> Iterator[str]:
-        if group.id in self.groups:
+        own = all(instance.id == f"{group.id}/{instance.domain}" for instance in group.instances)
+        twice = group.id in self.groups
+        if twice:
             yield (
                 f"{where}: field 'id': group '{group.id}' is already on line {self.groups[group.id]}; "
                 "ids must be unique"
             )
-        self.groups.setdefault(group.id, number)
-        for index, instance in enumerate(group.instances):
-            if instance.id in self.instances:
+        for index, instance in enumerate(() if twice and own else group.instances):
+            line = self.line_of(instance.id)
+            if line is not None:
                 yield (
                     f"{where}: field 'instances[{index}].id': instance '{instance.id}' is already on line "
-                    f"{self.instances[instance.id]}; ids must be unique"
+                    f"{line}; ids must be unique"
                 )
-            self.instances.setdefault(instance.id, number)
+            elif not own:
+                self.named[instance.id] = number
+        self.groups.setdefault(group.id, number)
+        if not own and not twice:
+            self.with_names.add(group.id)
         domains = tuple(instance.domain for instance in group.instances)
         if self.first is None:
             self.first = (number, domains)

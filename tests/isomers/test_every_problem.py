@@ -58,7 +58,7 @@ EXPECTED = [
 
 
 def test_every_problem_of_every_line(bad, records):
-    records[3]["instances"][0]["id"] = records[0]["instances"][0]["id"]
+    records[3]["instances"][0]["id"] = records[0]["instances"][1]["id"]
     write(bad, records)
     found = []
     good = [number for number, _ in iter_groups(bad, found.append)]

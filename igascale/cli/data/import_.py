@@ -70,19 +70,19 @@ def command(
     force: bool,
     **columns: str | None,
 ) -> None:
-    r"""Turn your own rows into isomer groups: one row a telling, with a domain column and a group column.
+    """Turn your own rows into isomer groups: one row a telling, with a domain column and a group column.
 
     SOURCES: .jsonl, .json (an array), .csv, .tsv or .parquet files, a folder that `datasets` saved, or a Hub id. Rows of one group need not
     stand together, and memory stays small. Columns that are not named are guessed from common names, and every guess is said.
 
-    Without an answer column the answer is what the completion's last line says after `Answer:` or `####`, or else its last \boxed{}; a row
+    Without an answer column the answer is what the completion's last line says after `Answer:` or `####`, or else its last \\boxed{}; a row
     that has none is an error. Nothing is written unless every row and every group can be.
 
     \b
     Examples:
       igascale data import rows.jsonl --out groups.jsonl
       igascale data import train-*.parquet --out groups.jsonl --domain-field subject --group-field qid
-      igascale data import chats.jsonl --out groups.jsonl --answer-pattern 'answer is (\S+)\.$' --drop-incomplete
+      igascale data import chats.jsonl --out groups.jsonl --answer-pattern 'answer is (\\S+)\\.$' --drop-incomplete
       igascale data import my-org/isomers --split train --out groups.jsonl
     """
     from rich.console import Console
