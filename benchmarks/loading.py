@@ -172,6 +172,9 @@ def run(folder: Path, count: int) -> dict[str, Any]:
     result["tokens"] = int((largest["files"]["ids.npy"][0] - 128) / 2)  # of 2 bytes, behind NumPy's header
     whole, tenth = result["whole"], result["tenth"]
     result["ratios"] = {
+        "bytes of memory for each further pair": (whole["cached"]["anonymous_mib"] - tenth["cached"]["anonymous_mib"])
+        * 2**20
+        / (result["pairs"] * 0.9),
         "memory, whole / tenth": whole["cached"]["anonymous_mib"] / tenth["cached"]["anonymous_mib"],
         "peak while tokenizing, whole / tenth": whole["tokenizing"]["peak_mib"] / tenth["tokenizing"]["peak_mib"],
         "start with / without the cache": whole["cached"]["cpu_seconds"] / whole["tokenizing"]["cpu_seconds"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from igascale.isomers.batches import GroupSchedule
 from igascale.isomers.cache import Listener, Variant, open_tokens
 from igascale.isomers.rows import Groups, Rows
 from igascale.isomers.schema import IsomerGroup, iter_groups
-from igascale.isomers.tokens import Encoded, Tokens
+from igascale.isomers.tokens import Encoded, Seeds, Tokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class Split:
         domains: what an example's domain counts in; of a pool of single instances there is only one.
         groups: per group, one example per domain, or a pool's unit of as many; read from the cache when asked for.
         truncated: how many examples lost tokens to ``data.max_length``.
-        seeds: the seed problems that the groups come from.
+        seeds: the seed problem of each group of the file.
         sha256: of the file.
     """
 
@@ -42,7 +42,7 @@ class Split:
     domains: tuple[str, ...]
     groups: Groups
     truncated: int
-    seeds: frozenset[str]
+    seeds: Iterable[str]
     sha256: str
 
     @property
@@ -93,7 +93,7 @@ def load_data(config: RunConfig, tokenizer: Any, listener: Listener | None = Non
     train, domains = _load_training(config, tokenizer, listener)
     validation = _load_split(section.validation, domains, tokenizer, section.max_length, listener)
     ood = _load_split(section.ood, None, tokenizer, section.max_length, listener)
-    warnings = check_seeds(section, train.seeds, {s.source: s.seeds for s in (validation, ood) if s})
+    warnings = check_seeds(section, train.seeds, {s.source: frozenset(s.seeds) for s in (validation, ood) if s})
     if len(train.groups) < config.groups_per_step:
         raise UserError(
             f"{section.train}: {len(train.groups)} groups, but one optimizer step takes {config.groups_per_step} "
@@ -136,12 +136,12 @@ def look_over(source: str | Path) -> Contents:
     return Contents(domains, frozenset(seeds), count)
 
 
-def check_seeds(section: DataConfig, training: Set[str], held_out: Mapping[str, Set[str]]) -> tuple[str, ...]:
+def check_seeds(section: DataConfig, training: Iterable[str], held_out: Mapping[str, Set[str]]) -> tuple[str, ...]:
     """Held-out files share no seed problem with training, unless ``data.allow_leakage`` says so; then one of them must.
 
     Args:
         section: the ``data`` section.
-        training: seed problems of the training file.
+        training: seed problems of the training file; gone through once for each held-out file.
         held_out: the same of each held-out file, by its path.
 
     Returns:
@@ -150,7 +150,7 @@ def check_seeds(section: DataConfig, training: Set[str], held_out: Mapping[str, 
     Raises:
         UserError: names the file and a seed problem, or says how to make leaky data.
     """
-    shared = {source: sorted(training & seeds) for source, seeds in held_out.items()}
+    shared = {source: sorted({seed for seed in training if seed in seeds}) for source, seeds in held_out.items()}
     leaks = {source: seeds for source, seeds in shared.items() if seeds}
     if section.allow_leakage and not leaks:
         raise UserError(
@@ -316,4 +316,4 @@ def _split(source: str, tokens: Tokens, domains: tuple[str, ...], rows: Rows, sh
     store = rows.store
     assert isinstance(store, Encoded)
     truncated = int(store.truncated()[rows.places].sum())
-    return Split(source, domains, rows, truncated, frozenset(tokens.seeds()), sha256)
+    return Split(source, domains, rows, truncated, Seeds(tokens), sha256)

@@ -122,6 +122,21 @@ class Tokens:
         )
 
 
+class Seeds(Iterable[str]):
+    """The seed problem of each group, read anew whenever they are gone through: a set of them would be memory for every group."""
+
+    def __init__(self, tokens: Tokens):
+        self.tokens = tokens
+
+    def __iter__(self) -> Iterator[str]:
+        return self.tokens.seeds()
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Iterable) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Encoded(Sequence[Example]):
     """The instances of a :class:`Tokens`, cut to ``max_length``, by group, then domain."""
 

@@ -110,5 +110,5 @@ def test_a_run_sees_what_it_saw(base, keys):
         rows = mixed(rows, seed)
     assert list(found.groups) == rows
     assert found.truncated == sum(e.truncated for row in rows for e in row)
-    assert found.seeds == {g.seed_id for g in groups}
+    assert list(found.seeds) == [g.seed_id for g in groups]
     assert found.lengths().tolist() == [[len(e.input_ids) for e in row] for row in rows]
