@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from igascale.errors import UserError, did_you_mean
 from igascale.isomers.batches import Batch, collate, pack
 from igascale.isomers.encode import Example
+from igascale.isomers.rows import extremes
 
 IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 _PACKAGES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
@@ -95,7 +96,7 @@ def start_attention(model: nn.Module, groups: Sequence[Sequence[Example]], packi
     """What a run says of its attention at its start, after :func:`check_packing` where instances are packed."""
     if not packing:
         return f"attention: {attention_of(model)}"
-    check_packing(model, [example for group in groups for example in group])
+    check_packing(model, extremes(groups))
     return f"attention: {attention_of(model)}, train.packing (compared: packed instances do not see each other)"
 
 

@@ -29,8 +29,8 @@ def validation_losses(
     Returns:
         domain -> nats per token.
     """
-    groups = split.groups[:max_groups][engine.comm.rank :: engine.comm.world_size]
-    examples = [e for group in groups for e in group]
+    places = range(len(split.groups))[:max_groups][engine.comm.rank :: engine.comm.world_size]
+    examples = [e for place in places for e in split.groups[place]]
     num_domains = len(split.domains)
     sums_D = torch.zeros(num_domains, dtype=torch.float64)
     training = engine.model.training

@@ -1,7 +1,9 @@
 """Makes tests/tiny.py importable as ``tiny``, and every test start from the same random state."""
 
+import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+# Tokens are kept for this session, and in its worker processes, but never in the home of whoever runs the tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="igascale-test-cache-")
+os.environ["IGASCALE_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from igascale.isomers.cache import Listener
+    from igascale.supervision.lifeline import Lifeline
 
 
 @click.command("train")
@@ -85,7 +90,7 @@ def command(
         if comm.rank == 0:
             record.complete(folder, run_config.model.path)
         lifeline.pulse("preparing")
-        data = assemble.load_data(run_config, student.tokenizer)
+        data = assemble.load_data(run_config, student.tokenizer, _listener(lifeline))
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)
@@ -112,3 +117,20 @@ def command(
         raise
     engine.close()
     lifeline.goodbye()
+
+
+def _listener(lifeline: Lifeline) -> Listener:
+    """What the token cache does is said on the terminal and in the rank's log, and counts as a sign of life."""
+    from pathlib import Path
+
+    from igascale.isomers.cache import Listener
+
+    def say(line: str) -> None:
+        click.secho(f"warning: {line}", fg="yellow")
+        lifeline.say(f"warning: {line}")
+
+    def progress(source: str, done: int, total: int) -> None:
+        share = f" {done * 100 // total}%" if total else ", which another process does"
+        lifeline.pulse(f"tokenizing {Path(source).name}{share}")
+
+    return Listener(say, progress)

@@ -86,6 +86,8 @@ def command(
 
 
 def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) -> None:
+    import numpy as np
+
     from igascale.assemble import micro_batch_size
     from igascale.isomers.batches import shard_groups
 
@@ -109,7 +111,7 @@ def _arithmetic(console: Any, run_config: Any, data: Any, num_processes: int) ->
     )
     for split in (data.train, data.validation, data.ood):
         if split is not None:
-            lengths = sorted(len(e.input_ids) for g in split.groups for e in g)
+            lengths = np.sort(split.lengths(), axis=None)
             cut = f", {split.truncated} cut at data.max_length: they lose their answer" if split.truncated else ""
             console.print(
                 f"{split.source}: {len(split.groups)} groups x {split.width} instances of {len(split.domains)} domain(s), "
@@ -127,20 +129,10 @@ def _arrangement(section: Any, data: Any) -> str:
 
 
 def _sample(console: Any, student: Any, data: Any) -> None:
-    from rich.text import Text
-
-    from igascale.isomers.encode import mark_supervised
+    from igascale.cli.data.rendered import print_marked
 
     console.rule("one sample; the loss is on the marked tokens", align="left")
-    text, before = Text(), False
-    for piece, supervised in mark_supervised(student.tokenizer, data.train.groups[0][0]):
-        if not console.is_terminal and supervised != before:  # a file keeps no colours
-            text.append("[[" if supervised else "]]")
-        text.append(piece, style="black on green" if supervised else "dim")
-        before = supervised
-    if not console.is_terminal and before:
-        text.append("]]")
-    console.print(text)
+    print_marked(console, student.tokenizer, data.train.groups[0][0])
 
 
 def _hook_cost(console: Any, hook: Any, student: Any, domains: tuple[str, ...], seed: int) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from igascale.isomers.schema import IsomerGroup, domains_of, read_groups
+from igascale.isomers.schema import IsomerGroup, domains_of
+from igascale.loading import look_over
 
 
 def in_distribution(groups: Sequence[IsomerGroup], section: Mapping[str, Any]) -> tuple[list[IsomerGroup], list[str]]:
@@ -25,7 +26,7 @@ def in_distribution(groups: Sequence[IsomerGroup], section: Mapping[str, Any]) -
     named, count = section.get("domains"), section.get("num_domains")
     if named is None and count is None:
         return list(groups), []
-    trained = (tuple(named) if named else domains_of(read_groups(section["train"])))[:count]
+    trained = (tuple(named) if named else look_over(section["train"]).domains)[:count]
     others = [d for d in domains_of(groups) if d not in trained]
     if not others:
         return list(groups), []

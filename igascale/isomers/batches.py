@@ -134,7 +134,7 @@ class GroupSchedule:
             )
         self.num_groups, self.groups_per_step, self.seed = num_groups, groups_per_step, seed
         self.steps_per_epoch = num_groups // groups_per_step  # the rest sits out; another rest each epoch
-        self._epoch, self._order = -1, list[int]()
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def groups_of_step(self, step: int) -> list[int]:
         """Indices of the groups of a step, counted from 0 over all epochs."""
@@ -142,8 +142,8 @@ class GroupSchedule:
         if epoch != self._epoch:
             digest = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            self._epoch, self._order = epoch, torch.randperm(self.num_groups, generator=generator).tolist()
-        return self._order[place * self.groups_per_step : (place + 1) * self.groups_per_step]
+            self._epoch, self._order = epoch, torch.randperm(self.num_groups, generator=generator)
+        return self._order[place * self.groups_per_step : (place + 1) * self.groups_per_step].tolist()
 
 
 def shard_groups(groups: Sequence[int], rank: int, world_size: int) -> list[int]:

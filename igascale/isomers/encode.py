@@ -6,7 +6,7 @@ completion: chain of thought, newline, "Answer: ...", EOS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -62,23 +62,29 @@ def encode_prompt(tokenizer: Any, problem: str) -> list[int]:
     Raises:
         UserError: the chat template cannot render a single user turn.
     """
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": problem}]
-        try:
-            text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # a template is a program of the model's author and may raise anything
-            reason = " ".join(str(error).split())
-            raise UserError(f"the tokenizer's chat template cannot render a user turn: {reason}") from None
-        return _ids(tokenizer, text)  # the template writes BOS itself where the model wants one
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return bos + _ids(tokenizer, problem + "\n")
+    return _leading(tokenizer) + _ids(tokenizer, [_prompt_text(tokenizer, problem)])[0]
 
 
-def encode_example(tokenizer: Any, instance: Instance, max_length: int, domain: int = 0, group_id: str = "") -> Example:
-    """Prompt, completion and EOS; only the completion and EOS are supervised.
+def encode_instances(tokenizer: Any, instances: Sequence[Instance]) -> list[tuple[list[int], list[int]]]:
+    """Prompt and completion of each instance, EOS included, uncut; many at once are tokenized on all cores.
 
     Prompt and completion are tokenized apart, so that the prompt's ids are those that :func:`encode_prompt`
     gives the evaluation, whatever follows them.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an EOS token; see :func:`encode_prompt`.
+        instances: any number.
+    """
+    if not instances:
+        return []
+    texts = [_prompt_text(tokenizer, instance.problem) for instance in instances]
+    ids = _ids(tokenizer, texts + [completion_text(instance) for instance in instances])
+    bos = _leading(tokenizer)
+    return [(bos + prompt, [*rest, tokenizer.eos_token_id]) for prompt, rest in zip(ids, ids[len(instances) :])]
+
+
+def encode_example(tokenizer: Any, instance: Instance, max_length: int, domain: int = 0, group_id: str = "") -> Example:
+    """Prompt, completion and EOS (:func:`encode_instances`); only the completion and EOS are supervised.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an EOS token.
@@ -87,8 +93,7 @@ def encode_example(tokenizer: Any, instance: Instance, max_length: int, domain: 
         domain: index into the run's domains.
         group_id: the group that the instance belongs to.
     """
-    prompt = encode_prompt(tokenizer, instance.problem)
-    completion = [*_ids(tokenizer, completion_text(instance)), tokenizer.eos_token_id]
+    ((prompt, completion),) = encode_instances(tokenizer, [instance])
     ids = prompt + completion
     labels = [IGNORED] * len(prompt) + completion
     return Example(
@@ -145,11 +150,41 @@ def _encode_member(
     if example.supervised:
         return example
     prompt = len(encode_prompt(tokenizer, instance.problem))
-    raise UserError(
-        f"{source}: group '{group_id}', domain '{instance.domain}': no supervised token is left after cutting to "
+    raise nothing_supervised(source, group_id, f"domain '{instance.domain}'", max_length, prompt)
+
+
+def nothing_supervised(source: str, group_id: str, which: str, max_length: int, prompt: int) -> UserError:
+    """The error of an instance that is cut before its completion.
+
+    Args:
+        source: the file's name.
+        group_id: the instance's group.
+        which: the instance.
+        max_length: ``data.max_length``.
+        prompt: tokens of its prompt.
+    """
+    return UserError(
+        f"{source}: group '{group_id}', {which}: no supervised token is left after cutting to "
         f"data.max_length={max_length}, the prompt alone has {prompt}; raise data.max_length or shorten the problem"
     )
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _prompt_text(tokenizer: Any, problem: str) -> str:
+    """The text before the completion; a template writes BOS itself where the model wants one."""
+    if not tokenizer.chat_template:
+        return problem + "\n"
+    turns = [{"role": "user", "content": problem}]
+    try:
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # a template is a program of the model's author and may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"the tokenizer's chat template cannot render a user turn: {reason}") from None
+
+
+def _leading(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.chat_template or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return [list(ids) for ids in encoded]

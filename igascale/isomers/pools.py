@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from igascale.isomers.encode import Example
+from igascale.isomers.rows import Rows
 from igascale.isomers.schema import Instance, IsomerGroup
 
 #: The only domain of data whose groups have been dissolved.
 ONE_DOMAIN = ("all",)
 
 
-def pair_randomly(groups: Sequence[Sequence[Example]], seed: int) -> list[list[Example]]:
+def pair_randomly(groups: Sequence[Sequence[Example]], seed: int) -> Rows:
     """Permute the instances of every domain by themselves: a group then holds one of each domain, of unrelated problems.
 
     A group keeps its isomers together by chance only, as often as random permutations have it.
@@ -35,11 +38,14 @@ def pair_randomly(groups: Sequence[Sequence[Example]], seed: int) -> list[list[E
         groups: per group one example per domain, in one order.
         seed: of the permutations.
     """
-    columns = [_shuffled(column, f"pairing {seed}/{index}") for index, column in enumerate(zip(*groups))]
-    return [list(row) for row in zip(*columns)]
+    rows = Rows.of(groups)
+    places = np.empty_like(rows.places)
+    for column in range(places.shape[1]):
+        places[:, column] = rows.places[_order(len(rows), f"pairing {seed}/{column}"), column]
+    return Rows(rows.store, places)
 
 
-def mix_labels(groups: Sequence[Sequence[Example]], seed: int) -> list[list[Example]]:
+def mix_labels(groups: Sequence[Sequence[Example]], seed: int) -> Rows:
     """Permute the domain labels within every group: isomers stay together, but a label no longer means a domain.
 
     Args:
@@ -49,14 +55,14 @@ def mix_labels(groups: Sequence[Sequence[Example]], seed: int) -> list[list[Exam
     Returns:
         Per group the same texts, in the order of their new labels.
     """
-    mixed = []
-    for index, group in enumerate(groups):
-        order = _shuffled(group, f"labels {seed}/{index}")
-        mixed.append([replace(example, domain=label) for label, example in enumerate(order)])
-    return mixed
+    rows = Rows.of(groups)
+    places = np.empty_like(rows.places)
+    for index, row in enumerate(rows.places):
+        places[index] = row[_order(len(row), f"labels {seed}/{index}")]
+    return Rows(rows.store, places)
 
 
-def units(pool: Sequence[Example], count: int, size: int, seed: int) -> list[list[Example]]:
+def units(pool: Sequence[Example], count: int, size: int, seed: int, places: np.ndarray | None = None) -> Rows:
     """Deal single instances into units of ``size``, all of the one domain.
 
     The pool is gone through in a new random order as often as it takes, each time as a whole but the last. With as many
@@ -67,42 +73,51 @@ def units(pool: Sequence[Example], count: int, size: int, seed: int) -> list[lis
         count: units to fill.
         size: instances of a unit.
         seed: of the orders.
+        places: which of the pool there are, in which order; by default all of them.
     """
-    dealt: list[Example] = []
-    passes = -(-count * size // len(pool))
-    for number in range(passes):
-        dealt += _shuffled(pool, f"pool {seed}/{number}")
-    dealt = [replace(example, domain=0) for example in dealt]
-    return [dealt[i * size : (i + 1) * size] for i in range(count)]
+    chosen = np.arange(len(pool)) if places is None else places
+    passes = -(-count * size // len(chosen))
+    dealt = [chosen[_order(len(chosen), f"pool {seed}/{number}")] for number in range(passes)]
+    return Rows(pool, np.concatenate(dealt)[: count * size].reshape(count, size), dissolved=True)
+
+
+def choose_tellings(seed_ids: Iterable[str], num_domains: int, seed: int) -> list[tuple[int, int]]:
+    """One telling of each seed problem, as (place of its group, place of its domain); the domains have equal shares, up to one.
+
+    Args:
+        seed_ids: the seed problem of each group; of those from one seed problem one is taken.
+        num_domains: how many domains a telling may come from.
+        seed: of the choice.
+    """
+    by_seed: dict[str, list[int]] = {}
+    for group, name in enumerate(seed_ids):
+        by_seed.setdefault(name, []).append(group)
+    rng = random.Random(f"igascale seed problems {seed}")
+    chosen = [rng.choice(same) for same in by_seed.values()]
+    turns = [i % num_domains for i in range(len(chosen))]
+    rng.shuffle(turns)
+    return list(zip(chosen, turns))
 
 
 def seed_problems(groups: Sequence[IsomerGroup], domains: Sequence[str], seed: int) -> list[IsomerGroup]:
-    """One telling of each seed problem, as groups of a single instance; the domains have equal shares, up to one.
+    """The tellings of :func:`choose_tellings`, as groups of a single instance.
 
     Args:
-        groups: isomer groups; of those from one seed problem one is taken.
+        groups: isomer groups.
         domains: that a telling may come from.
         seed: of the choice.
     """
-    by_seed: dict[str, list[IsomerGroup]] = {}
-    for group in groups:
-        by_seed.setdefault(group.seed_id, []).append(group)
-    rng = random.Random(f"igascale seed problems {seed}")
-    chosen = [rng.choice(same) for same in by_seed.values()]
-    turns = [domains[i % len(domains)] for i in range(len(chosen))]
-    rng.shuffle(turns)
-    return [
-        replace(group, instances=tuple(i for i in group.instances if i.domain == domain))
-        for group, domain in zip(chosen, turns)
-    ]
+    chosen = choose_tellings((group.seed_id for group in groups), len(domains), seed)
+    return [only(groups[group], domains[domain]) for group, domain in chosen]
+
+
+def only(group: IsomerGroup, domain: str) -> IsomerGroup:
+    """The group with its instance of one domain."""
+    return replace(group, instances=tuple(i for i in group.instances if i.domain == domain))
 
 
 def with_augmented(problems: Sequence[IsomerGroup], copies: int, share: float, seed: int) -> list[IsomerGroup]:
-    """The problems as they are, and ``copies`` of each with its text augmented; chain of thought and answer stay.
-
-    Odd copies have words swapped, even ones words deleted (:func:`swap_words`, :func:`delete_words`).
-
-    Reference: `EDA <https://arxiv.org/abs/1901.11196>`_ (Wei and Zou, 2019), its two operations that need no lexicon.
+    """The problems as they are, then every first copy, every second, and so on (:func:`augmented`).
 
     Args:
         problems: groups of a single instance, from :func:`seed_problems`.
@@ -110,17 +125,30 @@ def with_augmented(problems: Sequence[IsomerGroup], copies: int, share: float, s
         share: of the words that an operation touches, EDA's alpha.
         seed: of the operations.
     """
-    augmented = list(problems)
-    for number in range(1, copies + 1):
-        operation = swap_words if number % 2 else delete_words
-        for problem in problems:
-            (instance,) = problem.instances
-            rng = random.Random(f"igascale augment {seed}/{number}/{instance.id}")
-            copy = replace(
-                instance, problem=operation(instance.problem, share, rng), id=f"{_name(problem, instance)}~{number}"
-            )
-            augmented.append(replace(problem, id=f"{problem.id}~{number}", instances=(copy,)))
-    return augmented
+    return [augmented(problem, number, share, seed) for number in range(copies + 1) for problem in problems]
+
+
+def augmented(problem: IsomerGroup, number: int, share: float, seed: int) -> IsomerGroup:
+    """A copy of a problem with its text augmented; chain of thought and answer stay.
+
+    Odd copies have words swapped, even ones words deleted (:func:`swap_words`, :func:`delete_words`).
+
+    Reference: `EDA <https://arxiv.org/abs/1901.11196>`_ (Wei and Zou, 2019), its two operations that need no lexicon.
+
+    Args:
+        problem: a group of a single instance.
+        number: of the copy; 0 is the problem as it is.
+        share: of the words that an operation touches, EDA's alpha.
+        seed: of the operations.
+    """
+    if not number:
+        return problem
+    operation = swap_words if number % 2 else delete_words
+    (instance,) = problem.instances
+    rng = random.Random(f"igascale augment {seed}/{number}/{instance.id}")
+    name = f"{_name(problem, instance)}~{number}"
+    copy = replace(instance, problem=operation(instance.problem, share, rng), id=name)
+    return replace(problem, id=f"{problem.id}~{number}", instances=(copy,))
 
 
 def swap_words(text: str, share: float, rng: random.Random) -> str:
@@ -148,10 +176,10 @@ def _split_words(text: str) -> tuple[list[str], list[str]]:
     return pieces[::2], [*pieces[1::2], ""]
 
 
-def _shuffled(items: Sequence[Example], name: str) -> list[Example]:
-    order = list(items)
+def _order(count: int, name: str) -> np.ndarray:
+    order = list(range(count))
     random.Random(f"igascale {name}").shuffle(order)
-    return order
+    return np.array(order, np.int64)
 
 
 def _name(group: IsomerGroup, instance: Instance) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from igascale.errors import UserError, did_you_mean
 
 NODE_TYPES = ("ENTITY", "RELATION", "CONSTRAINT", "PROPOSITION", "GOAL")
 EDGE_LABELS = ("IMPLIES", "REQUIRES", "CAUSES", "CONTRADICTS", "IS_A", "HAS_PROPERTY")
+
+#: Takes one problem, "file:line: field 'name': what is wrong". It raises to stop the reading, and returns to hear of the next.
+OnProblem = Callable[[str], object]
+T = TypeVar("T")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -78,24 +84,60 @@ def read_groups(path: str | Path) -> list[IsomerGroup]:
     return groups
 
 
-def iter_groups(path: str | Path) -> Iterator[tuple[int, IsomerGroup]]:
+def refuse(problem: str) -> NoReturn:
+    """The usual :data:`OnProblem`: the first problem ends the reading."""
+    raise UserError(problem)
+
+
+def iter_groups(path: str | Path, on_problem: OnProblem = refuse) -> Iterator[tuple[int, IsomerGroup]]:
     """Yield (line number, group), checking each line by itself and against the lines before it.
 
+    Args:
+        path: the file.
+        on_problem: hears of every problem; a line that has one is not yielded.
+
     Raises:
-        UserError: as `read_groups`, at the first bad line.
+        UserError: the file cannot be read; as `read_groups` at the first bad line, unless `on_problem` does otherwise.
     """
     seen = _Seen()
-    for number, line in _lines(Path(path)):
+    for number, line in _lines(Path(path), on_problem):
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}: not valid JSON ({error.msg} at column {error.colno}); one group a line"
-            ) from None
-        group = _Reader(where).group(record)
-        seen.check(group, number, where)
-        yield number, group
+            on_problem(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one group a line")
+            continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+            on_problem(f"{where}: not JSON that can be read ({error}); one group a line")
+            continue
+        group, problems = parse_group(record, where)
+        if group is not None:
+            problems = list(seen.problems(group, number, where))
+        for problem in problems:
+            on_problem(problem)
+        if group is not None and not problems:
+            yield number, group
+
+
+def parse_group(record: Any, where: str) -> tuple[IsomerGroup | None, list[str]]:
+    """The group that a JSON object holds, or every problem with it.
+
+    Args:
+        record: what `json.loads` made of a line.
+        where: what each problem begins with.
+    """
+    reader = _Reader(where)
+    group = reader.attempt(reader.group, record)
+    return (None if reader.problems else group), reader.problems
+
+
+def count_groups(path: str | Path) -> int:
+    """How many lines are not blank; they are not looked at further.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return sum(1 for _ in _lines(Path(path), refuse))
 
 
 def write_groups(path: str | Path, groups: Iterable[IsomerGroup]) -> None:
@@ -144,7 +186,7 @@ def _dag_record(dag: Dag) -> dict[str, Any]:
     return record
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, on_problem: OnProblem) -> Iterator[tuple[int, str]]:
     """Numbered lines that are not blank."""
     try:
         with path.open("rb") as file:
@@ -152,7 +194,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a byte order mark is no harm
                 except UnicodeDecodeError as error:
-                    raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+                    on_problem(f"{path}:{number}: not UTF-8 ({error.reason})")
+                    continue
                 if line.strip():
                     yield number, line
     except OSError as error:
@@ -160,76 +203,119 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class _Seen:
-    """What earlier lines hold, for the rules that span lines."""
+    """What earlier lines hold, for the rules that span lines.
+
+    Instances mostly have the id that is theirs anyway; it is not kept, so that a large file costs its groups' ids alone.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[str, int] = {}
-        self.instances: dict[str, int] = {}
+        self.named: dict[str, int] = {}  # instances of groups in which one has another id than its own
+        self.with_names: set[str] = set()  # those groups
         self.first: tuple[int, tuple[str, ...]] | None = None
 
-    def check(self, group: IsomerGroup, number: int, where: str) -> None:
-        if group.id in self.groups:
-            raise UserError(
+    def line_of(self, instance_id: str) -> int | None:
+        if instance_id in self.named:
+            return self.named[instance_id]
+        known = self.first[1] if self.first else ()
+        parts = instance_id.split("/")
+        for cut in range(1, len(parts)):
+            group, domain = "/".join(parts[:cut]), "/".join(parts[cut:])
+            if group in self.groups and group not in self.with_names and domain in known:
+                return self.groups[group]
+        return None
+
+    def problems(self, group: IsomerGroup, number: int, where: str) -> Iterator[str]:
+        own = all(instance.id == f"{group.id}/{instance.domain}" for instance in group.instances)
+        twice = group.id in self.groups
+        if twice:
+            yield (
                 f"{where}: field 'id': group '{group.id}' is already on line {self.groups[group.id]}; "
                 "ids must be unique"
             )
-        self.groups[group.id] = number
-        for index, instance in enumerate(group.instances):
-            if instance.id in self.instances:
-                raise UserError(
+        for index, instance in enumerate(() if twice and own else group.instances):
+            line = self.line_of(instance.id)
+            if line is not None:
+                yield (
                     f"{where}: field 'instances[{index}].id': instance '{instance.id}' is already on line "
-                    f"{self.instances[instance.id]}; ids must be unique"
+                    f"{line}; ids must be unique"
                 )
-            self.instances[instance.id] = number
+            elif not own:
+                self.named[instance.id] = number
+        self.groups.setdefault(group.id, number)
+        if not own and not twice:
+            self.with_names.add(group.id)
         domains = tuple(instance.domain for instance in group.instances)
         if self.first is None:
             self.first = (number, domains)
         first_number, first_domains = self.first
         for domain in first_domains:
             if domain not in domains:
-                raise UserError(
+                yield (
                     f"{where}: field 'instances': group '{group.id}' has no instance of domain '{domain}', "
                     f"which the group on line {first_number} has; every group needs one instance per domain"
                 )
         for domain in domains:
             if domain not in first_domains:
-                raise UserError(
+                yield (
                     f"{where}: field 'instances': group '{group.id}' has domain '{domain}', which the "
                     f"group on line {first_number} lacks; every group needs one instance per domain"
                     + did_you_mean(domain, first_domains)
                 )
 
 
+class _Unreadable(Exception):
+    """What was being read cannot be; why is in the reader's `problems`."""
+
+
 class _Reader:
-    """Turns the JSON of one line into a group; complaints begin with `where` (file:line) and the field."""
+    """Turns the JSON of one line into a group; `problems` begin with `where` (file:line) and the field.
+
+    A field with a problem is read as an empty one, so that the others are looked at too.
+    """
 
     def __init__(self, where: str) -> None:
         self.where = where
+        self.problems: list[str] = []
+
+    def attempt(self, read: Callable[..., T], *arguments: Any) -> T | None:
+        """What `read` returns, or nothing where it cannot go on."""
+        try:
+            return read(*arguments)
+        except _Unreadable:
+            return None
 
     def group(self, record: Any) -> IsomerGroup:
         known = ("id", "seed_id", "kind", "instances", "dag", "meta")
         record = self.mapping(record, "", known)
         group_id = self.text(record, "id", "")
-        instances = tuple(
-            self.instance(item, f"instances[{index}]", group_id)
-            for index, item in enumerate(self.items(record, "instances", ""))
-        )
-        if not instances:
-            self.fail("instances", "is empty; a group needs one instance per domain")
-        for index, instance in enumerate(instances):
-            if instance.domain in [earlier.domain for earlier in instances[:index]]:
-                self.fail(f"instances[{index}].domain", f"'{instance.domain}' is in this group twice")
+        instances = self.instances(record, group_id)
         meta = record.get("meta", {})
         if not isinstance(meta, dict):
-            self.fail("meta", f"must be an object, not {_type(meta)}")
+            self.note("meta", f"must be an object, not {_type(meta)}")
         return IsomerGroup(
             id=group_id,
             seed_id=self.text(record, "seed_id", ""),
             instances=instances,
             kind=self.text(record, "kind", "") if record.get("kind") is not None else None,
-            dag=self.dag(record["dag"]) if record.get("dag") is not None else None,
+            dag=self.attempt(self.dag, record["dag"]) if record.get("dag") is not None else None,
             meta=meta,
         )
+
+    def instances(self, record: dict[str, Any], group_id: str) -> tuple[Instance, ...]:
+        if record.get("instances") == []:
+            self.note("instances", "is empty; a group needs one instance per domain")
+        found: list[Instance] = []
+        domains: set[str] = set()
+        for index, item in enumerate(self.items(record, "instances", "")):
+            instance = self.attempt(self.instance, item, f"instances[{index}]", group_id)
+            if instance is None:
+                continue
+            if instance.domain and instance.domain in domains:
+                self.note(f"instances[{index}].domain", f"'{instance.domain}' is in this group twice")
+            domains.add(instance.domain)
+            found.append(instance)
+        return tuple(found)
 
     def instance(self, item: Any, at: str, group_id: str) -> Instance:
         item = self.mapping(item, at, ("id", "domain", "problem", "cot", "answer"))
@@ -244,22 +330,26 @@ class _Reader:
 
     def dag(self, item: Any) -> Dag:
         item = self.mapping(item, "dag", ("nodes", "edges", "logical_form", "steps"))
-        nodes = tuple(
-            self.node(node, f"dag.nodes[{index}]") for index, node in enumerate(self.items(item, "nodes", "dag"))
-        )
-        names = [node.id for node in nodes]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                self.fail(f"dag.nodes[{index}].id", f"'{name}' is in this graph twice")
-        edges = tuple(
-            self.edge(edge, f"dag.edges[{index}]", names) for index, edge in enumerate(self.items(item, "edges", "dag"))
-        )
+        nodes = self.each(item, "nodes", self.node)
+        names: list[str] = []
+        for index, node in enumerate(nodes):
+            if node.id and node.id in names:
+                self.note(f"dag.nodes[{index}].id", f"'{node.id}' is in this graph twice")
+            names.append(node.id)
+        edges = self.each(item, "edges", self.edge, names)
         self.check_acyclic(edges)
         form = self.text(item, "logical_form", "dag") if item.get("logical_form") is not None else None
         steps = item.get("steps")
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
-            self.fail("dag.steps", f"must be a whole number of at least 0, not {steps!r}")
+            self.note("dag.steps", f"must be a whole number of at least 0, not {steps!r}")
         return Dag(nodes=nodes, edges=edges, logical_form=form, steps=steps)
+
+    def each(self, dag: dict[str, Any], key: str, read: Callable[..., T], *more: Any) -> tuple[T, ...]:
+        items = [
+            self.attempt(read, item, f"dag.{key}[{index}]", *more)
+            for index, item in enumerate(self.items(dag, key, "dag"))
+        ]
+        return tuple(item for item in items if item is not None)
 
     def node(self, item: Any, at: str) -> DagNode:
         item = self.mapping(item, at, ("id", "type", "text"))
@@ -284,48 +374,53 @@ class _Reader:
         try:
             sorter.prepare()
         except CycleError as error:
-            self.fail("dag.edges", f"hold the cycle {' -> '.join(reversed(error.args[1]))}")
+            self.note("dag.edges", f"hold the cycle {' -> '.join(reversed(error.args[1]))}")
 
     def mapping(self, value: Any, at: str, known: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(value, dict):
-            self.fail(at or "(the line)", f"must be an object, not {_type(value)}")
+            self.note(at or "(the line)", f"must be an object, not {_type(value)}")
+            raise _Unreadable
         for key in value:
             if key not in known:
-                self.fail(f"{at}.{key}" if at else key, "is not a known field" + did_you_mean(key, known))
+                self.note(f"{at}.{key}" if at else key, "is not a known field" + did_you_mean(key, known))
         return value
 
     def items(self, record: dict[str, Any], key: str, at: str) -> list[Any]:
-        value = self.required(record, key, at)
+        name = f"{at}.{key}" if at else key
+        if key not in record:
+            self.note(name, "is missing")
+            return []
+        value = record[key]
         if not isinstance(value, list):
-            self.fail(f"{at}.{key}" if at else key, f"must be a list, not {_type(value)}")
+            self.note(name, f"must be a list, not {_type(value)}")
+            return []
         return value
 
     def text(self, record: dict[str, Any], key: str, at: str, may_be_empty: bool = False) -> str:
-        value = self.required(record, key, at)
         name = f"{at}.{key}" if at else key
-        if not isinstance(value, str):
-            self.fail(name, f"must be a string, not {_type(value)}")
-        if not may_be_empty and not value.strip():
-            self.fail(name, "is empty")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            self.fail(
+        value = record.get(key)
+        if key not in record:
+            self.note(name, "is missing")
+        elif not isinstance(value, str):
+            self.note(name, f"must be a string, not {_type(value)}")
+        elif not may_be_empty and not value.strip():
+            self.note(name, "is empty")
+        elif _HALF_A_PAIR.search(value):
+            self.note(
                 name, "holds half of a surrogate pair (\\ud800 to \\udfff alone), which is not text; mend the export"
             )
-        return value
+        else:
+            return value
+        return ""
 
     def choice(self, record: dict[str, Any], key: str, at: str, known: Iterable[str]) -> str:
         value, known = self.text(record, key, at), list(known)
-        if value not in known:
-            self.fail(f"{at}.{key}", f"is '{value}', not one of {', '.join(known)}" + did_you_mean(value, known))
+        if value and value not in known:
+            self.note(f"{at}.{key}", f"is '{value}', not one of {', '.join(known)}" + did_you_mean(value, known))
         return value
 
-    def required(self, record: dict[str, Any], key: str, at: str) -> Any:
-        if key not in record:
-            self.fail(f"{at}.{key}" if at else key, "is missing")
-        return record[key]
-
-    def fail(self, name: str, problem: str) -> NoReturn:
-        raise UserError(f"{self.where}: field '{name}': {problem}")
+    def note(self, name: str, problem: str) -> None:
+        self.problems.append(f"{self.where}: field '{name}': {problem}")
 
 
 def _type(value: Any) -> str:

@@ -39,14 +39,14 @@ def check_run(
     """
     from igascale import assemble, runfolder
     from igascale.engine.ds_config import load_ds_config
-    from igascale.isomers.schema import read_groups
+    from igascale.loading import look_over
 
     rule, section = assemble.build_hook(config), config.data
     load_ds_config(config.engine.ds_config, bf16=config.model.dtype == "bfloat16")
-    training = read_groups(section.train)
-    held_out = {path: {g.seed_id for g in read_groups(path)} for path in (section.validation, section.ood) if path}
-    assemble.check_domains(config, rule, assemble.training_domains(section, training))
-    assemble.check_seeds(section, {g.seed_id for g in training}, held_out)
+    training = look_over(section.train)
+    held_out = {path: look_over(path).seeds for path in (section.validation, section.ood) if path}
+    assemble.check_domains(config, rule, assemble.training_domains(section, training.domains))
+    assemble.check_seeds(section, training.seeds, held_out)
     if num_processes > config.groups_per_step:
         raise UserError(
             f"--num-processes {num_processes}: more ranks than the {config.groups_per_step} groups of a step; a group is "

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from igascale.assemble import check_domains, micro_batch_size, training_domains
+from igascale.assemble import micro_batch_size
 from igascale.config import RunConfig
 from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 from igascale.isomers.batches import GroupSchedule, shard_groups
 from igascale.isomers.encode import Example, encode_groups
-from igascale.isomers.schema import IsomerGroup, domains_of, read_groups
+from igascale.isomers.schema import iter_groups
+from igascale.loading import check_domains, look_over, training_domains
 from igascale.model import load_tokenizer
 
 #: Groups whose texts are tokenized to learn their lengths.
@@ -67,12 +69,11 @@ def plan_batch(
         UserError: more ranks than groups, too few domains, no way to know the number of domains, too long texts.
     """
     section = config.data
-    groups = read_groups(section.train) if Path(section.train).is_file() else None
-    names = training_domains(section, groups) if groups else _domains_without_data(config)
+    held = look_over(section.train) if Path(section.train).is_file() else None
+    groups = held.groups if held else None
+    names = training_domains(section, held.domains) if held else _domains_without_data(config)
     check_domains(config, hook, names)
-    width = (
-        len(names) if section.pool == "groups" else len(section.domains or (domains_of(groups) if groups else names))
-    )
+    width = len(names) if section.pool == "groups" else len(section.domains or (held.domains if held else names))
     share = max(len(shard_groups(range(config.groups_per_step), rank, ranks)) for rank in range(ranks))
     instances, micro_batch = share * width, min(micro_batch_size(config, share, width), share * width)
     padded, longest, supervised, assumption = _lengths(config, groups, names, tokens, micro_batch)
@@ -80,7 +81,7 @@ def plan_batch(
         raise UserError(
             f"texts of {longest} tokens, but the model has {max_positions} positions; lower data.max_length or --tokens"
         )
-    per_epoch = GroupSchedule(len(groups), config.groups_per_step, 0).steps_per_epoch if groups else None
+    per_epoch = GroupSchedule(groups, config.groups_per_step, 0).steps_per_epoch if groups else None
     steps = config.train.max_steps or (max(1, math.floor(config.train.epochs * per_epoch)) if per_epoch else None)
     return Batch(
         domains=len(names) if section.pool == "groups" else 1,
@@ -90,7 +91,7 @@ def plan_batch(
         tokens=padded,
         longest=longest,
         supervised=supervised,
-        groups=len(groups) if groups else None,
+        groups=groups,
         steps=steps,
         steps_per_epoch=per_epoch,
         assumption=assumption,
@@ -110,7 +111,7 @@ def _domains_without_data(config: RunConfig) -> Sequence[str]:
 
 def _lengths(
     config: RunConfig,
-    groups: Sequence[IsomerGroup] | None,
+    groups: int | None,
     domains: Sequence[str],
     tokens: int | None,
     micro_batch: int,
@@ -124,13 +125,14 @@ def _lengths(
     elif not any(Path(config.model.path).glob("tokenizer*")):
         why = f"{config.model.path} holds no tokenizer"
     else:
-        step = math.ceil(len(groups) / SAMPLE)
+        step = math.ceil(groups / SAMPLE)
         tokenizer = load_tokenizer(config.model.path)
-        rows = encode_groups(groups[::step], tokenizer, tuple(domains), length, config.data.train)
+        sample = (group for _, group in islice(iter_groups(config.data.train), None, None, step))
+        rows = encode_groups(sample, tokenizer, tuple(domains), length, config.data.train)
         examples = [example for row in rows for example in row]
         sizes = [len(e.input_ids) for e in examples]
         supervised = max(e.supervised for e in examples)
-        of = f"{len(rows)} of {len(groups)} groups" if step > 1 else "all groups"
+        of = f"{len(rows)} of {groups} groups" if step > 1 else "all groups"
         text = f"lengths measured on {of}: longest {max(sizes)} tokens (for memory), {supervised} of one supervised"
         return _padded_mean(examples, micro_batch), max(sizes), supervised, text
     text = f"every instance has data.max_length = {length} tokens, all of them supervised: {why}. Give --tokens if you know better"

@@ -325,7 +325,7 @@ def test_leakage_must_be_allowed(base, leaky):
         with pytest.raises(UserError, match=r"seed 'seed-0-\d+' \(of \d+\) is also in .*train.jsonl"):
             load(base, *overrides)
     data = load(base, *leaky, "data.allow_leakage=true")
-    assert data.validation.seeds | data.ood.seeds <= data.train.seeds
+    assert {*data.validation.seeds, *data.ood.seeds} <= set(data.train.seeds)
     assert len(data.warnings) == 2
     assert all(w.startswith("LEAKAGE: ") for w in data.warnings)
     assert "shares 16 of its 16 seed problems" in data.warnings[0]

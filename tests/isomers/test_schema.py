@@ -167,3 +167,27 @@ def test_missing_and_empty_file(tmp_path):
         read_groups(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match=r"empty\.jsonl: no groups"):
         read_groups(write_lines(tmp_path / "empty.jsonl", ["\n"]))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_instance_ids_that_are_left_out_count_too(tmp_path, own):
+    """An id may be that of another group's instance, also where that one is not written down."""
+
+    def group(name, *ids, domains=DOMAINS):
+        instances = [{"domain": d, "problem": "p", "cot": "", "answer": "a"} for d in domains]
+        return {"id": name, "seed_id": "s", "instances": [i | ({"id": n} if n else {}) for i, n in zip(instances, ids)]}
+
+    plain, named = group("a", "", ""), group("b", "b1", "a/law")
+    lines = [plain, named] if own else [named, plain]
+    with pytest.raises(UserError, match=r":2: field 'instances\[[01]\].id': instance 'a/law' is already on line 1"):
+        read_groups(write_lines(tmp_path / "bad.jsonl", lines))
+    read_groups(
+        write_lines(tmp_path / "good.jsonl", [plain, group("b", "b1", "a/medicine"), group("c", "a/x", "c/law")])
+    )
+    # The group's own id is free where its instances have others.
+    read_groups(write_lines(tmp_path / "free.jsonl", [group("a", "x", "y"), group("b", "a/law", "")]))
+    with pytest.raises(UserError, match=r":2: .* instance 'b1' is already on line 2"):
+        read_groups(write_lines(tmp_path / "twice.jsonl", [plain, group("b", "b1", "b1")]))
+    domains = ("x/y", "y") if own else ("y", "x/y")
+    with pytest.raises(UserError, match=r":2: .* instance 'a/x/y' is already on line 1"):
+        read_groups(write_lines(tmp_path / "slash.jsonl", [group(n, "", "", domains=domains) for n in ("a", "a/x")]))

@@ -16,6 +16,9 @@ COMMANDS = {
     "leakage": "igascale.cli.data.leakage",
     "variant": "igascale.cli.data.variant",
     "contamination": "igascale.cli.data.contamination",
+    "import": "igascale.cli.data.import_",
+    "validate": "igascale.cli.data.validate",
+    "tokenize": "igascale.cli.data.tokenize",
 }
 
 
