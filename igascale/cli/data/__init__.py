@@ -10,6 +10,7 @@ from igascale.cli.lazy import LazyGroup
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "validate": "igascale.cli.data.validate",
+    "inspect": "igascale.cli.data.inspect",
 }
 
 

@@ -6,6 +6,7 @@ layer by barycenters, then coordinates. Each edge's label has a place of its own
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ class _Drawing:
             self.ranks[rank].append(item)
             chain.append(item)
         chain.append(target)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in itertools.pairwise(chain):
             upper.below.append(lower)
             lower.above.append(upper)
         self.chains.append(chain)
@@ -275,7 +276,7 @@ def _pull(item: _Item, other: _Item) -> float:
 def _offsets(rank: list[_Item]) -> list[float]:
     """The x of each item when the rank is packed as closely as gaps allow and begins at 0."""
     offsets = [0.0] * bool(rank)
-    for one, other in zip(rank, rank[1:], strict=False):
+    for one, other in itertools.pairwise(rank):
         offsets.append(offsets[-1] + (one.width + other.width) / 2 + _GAP_X)
     return offsets
 

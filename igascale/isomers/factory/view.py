@@ -44,8 +44,9 @@ def print_groups(console: Console, groups: Iterable[IsomerGroup], domains: Colle
         How many groups were printed.
     """
     count = 0
-    for count, group in enumerate(groups, start=1):  # noqa: B007
+    for group in groups:
         _print(console, group, lay_out(group, domains))
+        count += 1
     return count
 
 
