@@ -27,12 +27,15 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: pages were not rendered (apt install chromium)")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: pages were not rendered (apt install chromium)"
+)
 
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    "--remote-debugging-pipe",
+]
 _PATIENCE = 60.0  # seconds for one answer
 
 
@@ -60,6 +63,7 @@ class Browser:
         os.close(commands)
         os.close(answers)
         self._buffer, self._number = b"", 0
+        self._answers: dict[int, dict[str, Any]] = {}
         self._pages: dict[str, Page] = {}
         return self
 
@@ -110,7 +114,6 @@ class Browser:
             answer.update(self._answers.pop(number, {}))
             return bool(answer)
 
-        self._answers: dict[int, dict[str, Any]] = {}
         self._until(answered, method)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]

@@ -69,8 +69,8 @@ def command(
     if rejected and (groups or kinds or domains or sample is not None or html is not None):
         raise click.UsageError("--rejected goes with --seed-id, --grep and --limit only (a page of a build has both)")
     source = find_source(Path(path))
-    if source.warning:
-        click.secho(f"warning: {source.warning}", err=True, fg="yellow")
+    for warning in source.warnings:
+        click.secho(f"warning: {warning}", err=True, fg="yellow")
     cut = limit or (_PAGE if html is not None else _TERMINAL)
     if rejected:
         _print_rejected(source, seeds, text, cut)
@@ -117,6 +117,7 @@ def _write_page(html: Path, source: Source, selection: Selection) -> None:
         shown=lambda: f"Shown: {selection.summary()}.",
         domains=selection.wanted.domains,
         manifest=source.manifest,
+        warnings=source.warnings,
         rejections=Rejections(source.rejected, limit=selection.wanted.limit) if source.rejected is not None else None,
     )
     click.echo(f"{html}: {selection.summary()} ({html.stat().st_size / 1e6:.1f} MB; open it in any browser)")

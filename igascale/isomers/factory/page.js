@@ -28,7 +28,7 @@ function filter() {
     entries.get(group.id).hidden = group.hidden;
   }
   const count = shown().length;
-  $("found").textContent = count === groups.length ? "" : `${count} of the ${groups.length} groups on this page`;
+  $("found").textContent = `${count} of the ${groups.length} groups on this page`;
 }
 
 function columns() {
@@ -54,6 +54,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "j") step(1);
   if (event.key === "k") step(-1);
 });
+for (const graph of document.querySelectorAll(".dag")) graph.scrollLeft = (graph.scrollWidth - graph.clientWidth) / 2;
 filter(); // a browser that reloads keeps what was typed
 columns();
 document.body.classList.toggle("marked", $("mark").checked);

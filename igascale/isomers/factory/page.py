@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def write_page(
     domains: Collection[str] = (),
     manifest: Mapping[str, Any] | None = None,
     rejections: Rejections | None = None,
+    warnings: Sequence[str] = (),
 ) -> int:
     """Write the page; groups are rendered as they come, so that memory holds one at a time.
 
@@ -46,6 +47,7 @@ def write_page(
         domains: show only these; all when empty.
         manifest: of the build, any keys.
         rejections: what the build turned down.
+        warnings: what a reader must know before trusting the page.
 
     Returns:
         How many groups are on the page.
@@ -64,6 +66,7 @@ def write_page(
             title=_text(title),
             shown=_text(shown()),
             list="\n".join(entries),
+            warnings="".join(f'<p class="note differs"><b>Warning:</b> {_text(warning)}</p>' for warning in warnings),
             manifest=manifest_html.render(manifest) if manifest is not None else "",
             legend="".join(f"<li>{drawn_node(kind)}{_text(kind)}</li>" for kind in NODE_TYPES),
             rejected=rejected,
