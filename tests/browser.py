@@ -162,10 +162,18 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    def screenshot(self, path: str | Path, full: bool = False) -> Path:
-        """Write what the window shows as PNG; with `full`, the whole document."""
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)["data"]
-        Path(path).write_bytes(base64.b64decode(data))
+    def screenshot(self, path: str | Path, full: bool = False, selector: str | None = None) -> Path:
+        """Write what the window shows as PNG; with `full`, the whole document; with `selector`, that element alone."""
+        options: dict[str, Any] = {"captureBeyondViewport": full or selector is not None}
+        if selector is not None:
+            self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView()")
+            self.evaluate("new Promise(requestAnimationFrame)")  # what is drawn only when seen is drawn now
+            box = self.evaluate(
+                f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height}}))"
+                f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+            )
+            options["clip"] = box | {"scale": 1}
+        Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"]))
         return Path(path)
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ def _print(selection: Selection) -> None:
 
     from igascale.isomers.factory.view import print_groups
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     print_groups(console, selection, selection.wanted.domains)
     more = "" if selection.shown == selection.total else " (--limit, --sample and --grep show others)"
     console.print(f"{selection.summary()}{more}", markup=False)
@@ -100,7 +100,7 @@ def _print_rejected(source: Source, seeds: tuple[str, ...], text: str | None, li
 
     # A file is taken to be one of rejections; of a folder without one, reading says so.
     path = source.rejected or (source.path / "rejected.jsonl" if source.path.is_dir() else source.path)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     rejections = Rejections(path, seeds, text, limit)
     print_rejected(console, rejections)
     console.print(rejections.summary(), markup=False)

@@ -79,12 +79,14 @@ def write_page(
 
 def _check_target(path: Path) -> None:
     try:
-        if path.exists() and _GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise UserError(
-                f"{path}: exists and is no page of `igascale data inspect`; choose another name or delete it"
-            )
+        with path.open("rb") as file:
+            ours = _GENERATOR.encode() in file.read(1000)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{path}: cannot write the page here ({error.strerror})") from None
+    if not ours:
+        raise UserError(f"{path}: exists and is no page of `igascale data inspect`; choose another name or delete it")
 
 
 def _write(path: Path, before: str, body: Any, after: str) -> None:
@@ -186,11 +188,11 @@ def _graph(dag: Dag, name: str) -> str:
     return f"{drawing}{form}<details><summary>The graph as a table</summary><table>{head}{rows}</table></details>\n"
 
 
-def _meta(meta: Mapping[str, Any]) -> str:
+def _meta(meta: Mapping[str, Any], name: str = "More about this group") -> str:
     if not meta:
         return ""
     text = _text(json.dumps(meta, ensure_ascii=False, indent=2))
-    return f"<details><summary>More about this group</summary><pre>{text}</pre></details>\n"
+    return f"<details><summary>{name}</summary><pre>{text}</pre></details>\n"
 
 
 def _rejected(rejections: Rejections) -> str:
@@ -203,24 +205,17 @@ def _rejected(rejections: Rejections) -> str:
     )
     head = '<tr><th>stage</th><th>reason</th><th class="number">rejected</th></tr>'
     return (
-        f'<section id="rejected"><h2>What was rejected, and why</h2><p class="note">{_text(rejections.summary())}</p>'
-        f'<div class="wide"><table>{head}{rows}</table></div>{entries}</section>'
+        f'<section id="rejected"><h2>What was rejected, and why</h2><div class="wide"><table>{head}{rows}</table></div>'
+        f"<details><summary>{_text(rejections.summary())}</summary>{entries}</details></section>"
     )
 
 
-def _rejection(entry: Mapping[str, Any]) -> str:
-    parts = [
-        f"<p><b>{_text(entry['seed_id'])}</b> · {_text(entry['stage'])} · {_text(entry['reason'])}</p>",
-        *[
-            f'<p class="note" dir="auto">{_text(as_text(entry["detail"]))}</p>'
-            for _ in range(bool(entry.get("detail")))
-        ],
-        *[
-            f'<p class="problem" dir="auto">{_text(as_text(entry["problem"]))}</p>'
-            for _ in range(bool(entry.get("problem")))
-        ],
-    ]
-    return f'<div class="entry">{"".join(parts)}{_meta(rest_of(dict(entry)))}</div>'
+def _rejection(entry: dict[str, Any]) -> str:
+    parts = [f"<p><b>{_text(entry['seed_id'])}</b> · {_text(entry['stage'])} · {_text(entry['reason'])}</p>"]
+    for key, style in (("detail", "note"), ("problem", "problem")):
+        if entry.get(key):
+            parts.append(f'<p class="{style}" dir="auto">{_text(as_text(entry[key]))}</p>')
+    return f'<div class="entry">{"".join(parts)}{_meta(rest_of(entry), "More about this rejection")}</div>'
 
 
 def _text(text: str) -> str:
