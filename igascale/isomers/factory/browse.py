@@ -43,6 +43,8 @@ def find_source(path: Path) -> Source:
         UserError: the folder holds no groups and no rejections; it says what it holds instead.
     """
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file; write the groups to one first, it may be read more than once")
         return Source(path, path)  # reading it complains if it is not there
     groups, rejected = path / GROUPS, path / REJECTED
     if not groups.exists() and not rejected.exists():
