@@ -123,9 +123,7 @@ def _group(group: IsomerGroup, sides: SideBySide, anchor: str) -> str:
     kind = f' data-kind="{_text(group.kind)}"' if group.kind is not None else ""
     about = [f'<span class="chip">{_text(group.kind)}</span>'] if group.kind is not None else []
     about.append(f"seed <b>{_text(group.seed_id)}</b>")
-    scores = [side.score for side in sides.sides if side.score is not None]
-    if scores:
-        about.append(f"alignment <b>{sum(scores) / len(scores):.2f}</b>, lowest <b>{min(scores):.2f}</b>")
+    about += [sides.alignment] if sides.alignment else []
     notes = [
         _note("The same", "; ".join(sides.shared)),
         _note("Not the same", "; ".join(sides.differs), " differs"),
