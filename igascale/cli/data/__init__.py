@@ -19,6 +19,7 @@ COMMANDS = {
     "import": "igascale.cli.data.import_",
     "validate": "igascale.cli.data.validate",
     "tokenize": "igascale.cli.data.tokenize",
+    "inspect": "igascale.cli.data.inspect",
 }
 
 
