@@ -10,16 +10,15 @@ from igascale.cli.lazy import LazyGroup
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "seeds": "igascale.cli.data.seeds",
-    "validate": "igascale.cli.data.validate",
     "benchmark": "igascale.cli.data.benchmark",
-    "split": "igascale.cli.data.split",
-    "leakage": "igascale.cli.data.leakage",
-    "variant": "igascale.cli.data.variant",
-    "contamination": "igascale.cli.data.contamination",
+    "inspect": "igascale.cli.data.inspect",
     "import": "igascale.cli.data.import_",
     "validate": "igascale.cli.data.validate",
+    "split": "igascale.cli.data.split",
+    "leakage": "igascale.cli.data.leakage",
+    "contamination": "igascale.cli.data.contamination",
+    "variant": "igascale.cli.data.variant",
     "tokenize": "igascale.cli.data.tokenize",
-    "inspect": "igascale.cli.data.inspect",
 }
 
 
