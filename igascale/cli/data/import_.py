@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from igascale.cli.data.generate import _names
+from igascale.cli.data.generate import names
 
 
 @click.command("import")
@@ -47,7 +47,7 @@ from igascale.cli.data.generate import _names
     help="Several turns: refused, or all but the last answer made the problem.",
 )
 @click.option(
-    "--domains", callback=_names, help="Only these, in this order, comma-separated [default: all, as first seen]."
+    "--domains", callback=names, help="Only these, in this order, comma-separated [default: all, as first seen]."
 )
 @click.option(
     "--drop-incomplete",

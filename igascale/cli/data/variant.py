@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import click
 
+from igascale.cli.data.generate import names
+
 KINDS = ("random-pairing", "single-domain", "n-domains", "leaky")
-
-
-def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else None
 
 
 @click.command("variant")
@@ -17,7 +15,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--out", required=True, type=click.Path(), help="Folder to write; must be new or empty.")
 @click.option("--seed", type=int, help="random-pairing: the run's seed; leaky: chooses groups [default: 0].")
 @click.option("--num-domains", type=int, help="n-domains: the first so many stay.")
-@click.option("--domains", callback=_names, help="n-domains: those that stay, comma-separated.")
+@click.option("--domains", callback=names, help="n-domains: those that stay, comma-separated.")
 @click.option("--domain", help="single-domain: the one that stays [default: first]; leaky: held out [default: last].")
 @click.option("--fraction", type=float, help="leaky: share of the groups told again in ood.jsonl [default: 0.2].")
 def command(
