@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from igascale.errors import UserError, did_you_mean
+from igascale.imports import uncollected
 
 if TYPE_CHECKING:
     from igascale.adapters import LoraAdapter
@@ -32,8 +33,8 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
         UserError: no such folder, no tokenizer in it, or one without an EOS token.
     """
-    from transformers import AutoTokenizer
-
+    with uncollected():
+        from transformers import AutoTokenizer
     with _one_error(path, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(_existing(path))
     if not hasattr(tokenizer, "eos_token_id"):
@@ -59,8 +60,9 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
         UserError: no such model, not a causal LM, quantized, incomplete, float16 was asked for, or an attention that its
             architecture does not have.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    with uncollected():
+        import transformers.modeling_utils  # noqa: F401  # every model's own module needs it
+        from transformers import AutoConfig, AutoModelForCausalLM
     dtype = _check_dtype(dtype)
     source = _existing(path)
     with _one_error(path, "a model configuration"):
@@ -114,8 +116,8 @@ def add_lora(
         UserError: a target names no module, or ``init_from`` does not agree with the other arguments. With ``full_rank``:
             the targets' inputs differ in width, or there is dropout, rsLoRA or ``init_from``.
     """
-    from peft import LoraConfig, get_peft_model
-
+    with uncollected():
+        from peft import LoraConfig, get_peft_model
     from igascale.adapters import find_adapters
 
     _check_targets(model, target_modules)

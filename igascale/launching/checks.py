@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from igascale.config import RunConfig
 from igascale.errors import UserError
+from igascale.imports import uncollected
 from igascale.launchers import ssh
 from igascale.launchers.base import LaunchSpec
 from igascale.launchers.deepspeed import PROGRAMS
@@ -37,9 +38,10 @@ def check_run(
     Raises:
         UserError: the configuration, hook, DeepSpeed file, data files or run folder are not fit for a start.
     """
-    from igascale import assemble, runfolder
-    from igascale.engine.ds_config import load_ds_config
-    from igascale.isomers.schema import read_groups
+    with uncollected():
+        from igascale import assemble, runfolder
+        from igascale.engine.ds_config import load_ds_config
+        from igascale.isomers.schema import read_groups
 
     rule, section = assemble.build_hook(config), config.data
     load_ds_config(config.engine.ds_config, bf16=config.model.dtype == "bfloat16")
