@@ -36,7 +36,7 @@ def load_tokenizer(path: str | Path) -> Any:
     with uncollected():
         from transformers import AutoTokenizer
     with _one_error(path, "a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(_existing(path))
+        tokenizer = AutoTokenizer.from_pretrained(existing(path))
     if not hasattr(tokenizer, "eos_token_id"):
         raise UserError(f"{path}: holds no tokenizer")
     if tokenizer.eos_token_id is None:
@@ -64,7 +64,7 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
         import transformers.modeling_utils  # noqa: F401  # every model's own module needs it
         from transformers import AutoConfig, AutoModelForCausalLM
     dtype = _check_dtype(dtype)
-    source = _existing(path)
+    source = existing(path)
     with _one_error(path, "a model configuration"):
         config = AutoConfig.from_pretrained(source)
     check_causal(path, config)
@@ -195,8 +195,12 @@ def _checkpointing_method(base: Any, verb: str) -> Any:
     return getattr(base, f"activation_checkpointing_{verb}", None) or getattr(base, f"gradient_checkpointing_{verb}")
 
 
-def _existing(path: str | Path) -> str:
-    """A folder, or something that may be a Hub id."""
+def existing(path: str | Path) -> str:
+    """A folder, or something that may be a Hub id, as ``model.path`` names it.
+
+    Raises:
+        UserError: neither.
+    """
     if Path(path).is_dir():
         if not any((Path(path) / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise UserError(f"{path}: holds no config.json; model.path must be a Hugging Face model folder")
