@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix bench gpu-check wheel setup clean
+.PHONY: help demo test test-watching test-computing chaos check fix bench gpu-check wheel setup clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,9 +22,22 @@ $(READY): pyproject.toml constraints.txt setup.py
 demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 4 minutes)
 	$(BIN)/igascale demo --out runs/demo --fresh
 
-test: $(READY)  ## All tests but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu" tests
-	$(BIN)/python -m pytest --doctest-modules igascale
+# Tests that mostly wait for processes to start, to be lost and to be gone run beside those that compute: nothing is shared between
+# them but the processor, and their patience is meant for busy machines. Each line says whose it is.
+WATCHING := tests/chaos tests/hosts tests/launchers tests/supervision
+
+test: $(READY)  ## All tests but those that need a GPU, in two halves at the same time
+	+$(MAKE) --no-print-directory --keep-going --jobs=2 test-watching test-computing
+
+test-watching test-computing: SHELL := /bin/bash
+test-watching test-computing: .SHELLFLAGS := -o pipefail -c
+
+test-watching: $(READY)
+	$(BIN)/python -m pytest -m "not gpu" $(WATCHING) 2>&1 | sed -u 's/^/watching: /'
+
+test-computing: $(READY)
+	$(BIN)/python -m pytest -m "not gpu" tests $(addprefix --ignore=,$(WATCHING)) 2>&1 | sed -u 's/^/computing: /'
+	$(BIN)/python -m pytest --doctest-modules igascale 2>&1 | sed -u 's/^/computing: /'
 
 chaos: $(READY)  ## The fault campaign: 100 disturbed runs, each resumed and compared bit for bit (about an hour; two hosts need root)
 	$(BIN)/python tests/chaos/campaign.py --runs 100 --seed 0 --out runs/chaos.json

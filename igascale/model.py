@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from igascale.errors import UserError, did_you_mean
+from igascale.imports import uncollected
 
 if TYPE_CHECKING:
     from igascale.adapters import LoraAdapter
@@ -32,10 +33,10 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
         UserError: no such folder, no tokenizer in it, or one without an EOS token.
     """
-    from transformers import AutoTokenizer
-
+    with uncollected():
+        from transformers import AutoTokenizer
     with _one_error(path, "a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(_existing(path))
+        tokenizer = AutoTokenizer.from_pretrained(existing(path))
     if not hasattr(tokenizer, "eos_token_id"):
         raise UserError(f"{path}: holds no tokenizer")
     if tokenizer.eos_token_id is None:
@@ -59,10 +60,11 @@ def load_base_model(path: str | Path, dtype: torch.dtype | str, attn_implementat
         UserError: no such model, not a causal LM, quantized, incomplete, float16 was asked for, or an attention that its
             architecture does not have.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    with uncollected():
+        import transformers.modeling_utils  # noqa: F401  # every model's own module needs it
+        from transformers import AutoConfig, AutoModelForCausalLM
     dtype = _check_dtype(dtype)
-    source = _existing(path)
+    source = existing(path)
     with _one_error(path, "a model configuration"):
         config = AutoConfig.from_pretrained(source)
     check_causal(path, config)
@@ -114,8 +116,8 @@ def add_lora(
         UserError: a target names no module, or ``init_from`` does not agree with the other arguments. With ``full_rank``:
             the targets' inputs differ in width, or there is dropout, rsLoRA or ``init_from``.
     """
-    from peft import LoraConfig, get_peft_model
-
+    with uncollected():
+        from peft import LoraConfig, get_peft_model
     from igascale.adapters import find_adapters
 
     _check_targets(model, target_modules)
@@ -193,8 +195,12 @@ def _checkpointing_method(base: Any, verb: str) -> Any:
     return getattr(base, f"activation_checkpointing_{verb}", None) or getattr(base, f"gradient_checkpointing_{verb}")
 
 
-def _existing(path: str | Path) -> str:
-    """A folder, or something that may be a Hub id."""
+def existing(path: str | Path) -> str:
+    """A folder, or something that may be a Hub id, as ``model.path`` names it.
+
+    Raises:
+        UserError: neither.
+    """
     if Path(path).is_dir():
         if not any((Path(path) / name).is_file() for name in ("config.json", "tokenizer_config.json")):
             raise UserError(f"{path}: holds no config.json; model.path must be a Hugging Face model folder")

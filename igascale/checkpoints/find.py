@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igascale.checkpoints import names
-from igascale.checkpoints.manifest import MANIFEST, STATE, Damaged, verify
+from igascale.checkpoints.manifest import Damaged, is_meant, verify
 from igascale.errors import UserError
 
 
@@ -109,7 +109,7 @@ def resolve(path: Path) -> Path:
     root = path / "checkpoints"
     if path.is_file() and path.name in (names.LATEST, names.BEST):
         root, which = path.parent, path.name
-    elif names.step_of(path) is not None or (path / MANIFEST).is_file() or (path / STATE).is_file():
+    elif is_meant(path):
         if not path.is_dir():
             raise UserError(f"no checkpoint in {path}: there is no such folder; {_others(path)}")
         return path.resolve()

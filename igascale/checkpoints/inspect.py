@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from igascale.checkpoints import names
-from igascale.checkpoints.manifest import MANIFEST, STATE, Damaged, find_damage, read_manifest, read_state
+from igascale.checkpoints.manifest import MANIFEST, STATE, Damaged, find_damage, is_meant, read_manifest, read_state
 from igascale.errors import UserError
 
 
@@ -107,7 +107,7 @@ def examine_path(path: Path) -> tuple[list[Row], list[Damaged]]:
     Raises:
         UserError: the path is neither.
     """
-    if (path / MANIFEST).is_file() or (path / STATE).is_file() or names.step_of(path) is not None:
+    if is_meant(path):
         if not path.is_dir():
             raise UserError(f"{path}: there is no such checkpoint")
         return [examine(path)], []

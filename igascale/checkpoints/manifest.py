@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igascale.checkpoints.names import name_of, step_of
+from igascale.checkpoints.names import DATA_SET, name_of, step_of
 from igascale.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -50,6 +50,13 @@ class Manifest:
     def bytes(self) -> int:
         """Of all files together, the manifest not counted."""
         return sum(size for size, _ in self.files.values())
+
+
+def is_meant(path: Path) -> bool:
+    """Whether a path is that of a checkpoint, valid or not, by its name or its files; a data set has a manifest too."""
+    if step_of(path) is not None or (path / STATE).is_file():
+        return True
+    return (path / MANIFEST).is_file() and not (path / DATA_SET).is_file()
 
 
 def render(manifest: Manifest) -> str:

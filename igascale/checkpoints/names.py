@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 LATEST, BEST = "latest", "best"
+DATA_SET = "train.jsonl"  #: is in the folder of a data set, which has a manifest.json of its own
 
 # Published: step-N. Hidden, of a save that is under way or died: .step-N.tmp is being written, .step-N.old.tmp makes way for
 # a new one of its name, .step-N.gone.tmp is being deleted.

@@ -166,6 +166,7 @@ def command(
         sweep(Path(run_config.output_dir).resolve())  # its launcher may have been killed after its last step
         click.echo(f"{run_config.output_dir} is finished, at step {start.step}: nothing to do, nothing was changed")
         return
+    checks.check_model(run_config, spec)
     checks.check_programs(options, spec)
     checks.check_port(spec)
     if spec.remote:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -46,6 +45,7 @@ def command(
       igascale train run.yaml --method pcgrad engine.name=single output_dir=runs/pcgrad
     """
     from igascale.config import load_config
+    from igascale.imports import uncollected
     from igascale.launchers import environment, network, ranks
 
     ranks.adopt(os.environ)
@@ -55,11 +55,12 @@ def command(
     from igascale.supervision import session
 
     session.exit_on_signals()
-    from igascale import assemble, logs, record, runfolder, status
-    from igascale.engine import Collectives
-    from igascale.errors import UserError
-    from igascale.supervision.lifeline import do_nothing
-    from igascale.trainer import Interrupted, Trainer
+    with uncollected():
+        from igascale import assemble, logs, record, runfolder, status
+        from igascale.engine import Collectives
+        from igascale.errors import UserError
+        from igascale.supervision.lifeline import do_nothing
+        from igascale.trainer import Interrupted, Trainer
 
     # After the imports: loading a large library holds up every thread, this one's too.
     lifeline = session.begin(run_config.supervision)
@@ -110,13 +111,14 @@ def command(
     except Interrupted as interruption:
         engine.close()
         lifeline.goodbye(128 + interruption.signum)
-        sys.exit(128 + interruption.signum)
+        session.leave(128 + interruption.signum)
     except Exception as error:
         if comm.rank == 0:
             status.conclude(folder, *status.outcome(error))
         raise
     engine.close()
     lifeline.goodbye()
+    session.leave(0)
 
 
 def _listener(lifeline: Lifeline) -> Listener:

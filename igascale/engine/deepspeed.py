@@ -25,13 +25,15 @@ from igascale.engine.adamw import MOMENTS, REFERENCE, AdamW
 from igascale.engine.base import Engine, MasterState, factor_parameters, factor_tensors
 from igascale.errors import UserError
 from igascale.hooks.base import FactorGrads
+from igascale.imports import uncollected
 
 
 def _import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        import deepspeed
+        with uncollected():
+            import deepspeed
     except ImportError:
         raise UserError(
             "engine.name is 'deepspeed' but DeepSpeed is not installed: pip install 'igascale[deepspeed]', "

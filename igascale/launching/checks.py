@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from igascale.config import RunConfig
 from igascale.errors import UserError
+from igascale.imports import uncollected
 from igascale.launchers import ssh
 from igascale.launchers.base import LaunchSpec
 from igascale.launchers.deepspeed import PROGRAMS
@@ -37,9 +39,10 @@ def check_run(
     Raises:
         UserError: the configuration, hook, DeepSpeed file, data files or run folder are not fit for a start.
     """
-    from igascale import assemble, runfolder
-    from igascale.engine.ds_config import load_ds_config
-    from igascale.loading import look_over
+    with uncollected():
+        from igascale import assemble, runfolder
+        from igascale.engine.ds_config import load_ds_config
+        from igascale.loading import look_over
 
     rule, section = assemble.build_hook(config), config.data
     load_ds_config(config.engine.ds_config, bf16=config.model.dtype == "bfloat16")
@@ -52,7 +55,31 @@ def check_run(
             f"--num-processes {num_processes}: more ranks than the {config.groups_per_step} groups of a step; a group is "
             "never split between ranks. Raise train.groups_per_batch or use fewer processes"
         )
-    return runfolder.check_start(config, resume, allow, num_processes, at_once=at_once)
+    start = runfolder.check_start(config, resume, allow, num_processes, at_once=at_once)
+    if start is None or not start.finished:
+        _check_writable(Path(config.output_dir).resolve())
+    return start
+
+
+def _check_writable(folder: Path) -> None:
+    """A folder can be made where the run folder is, or will be; it goes again."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".igascale-", dir=there)).rmdir()
+    except OSError as error:
+        raise UserError(f"output_dir {folder} cannot be written: {there}: {error.strerror}") from None
+
+
+def check_model(config: RunConfig, spec: LaunchSpec) -> None:
+    """There is a model folder, where ranks of this node will look for it; other hosts may have it where this one does not.
+
+    Raises:
+        UserError: there is none.
+    """
+    from igascale.model import existing
+
+    if not spec.remote:
+        existing(config.model.path)
 
 
 def check_programs(options: Options, spec: LaunchSpec | None) -> None:

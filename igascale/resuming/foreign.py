@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from igascale.checkpoints.names import DATA_SET
+
 _WARM_START = "start a new run from its adapter with lora.init_from={} (the optimizer begins anew)"
 
 
@@ -20,6 +22,8 @@ def describe_foreign(path: Path) -> str | None:
         return None if path.name in ("latest", "best") else "a file; name a run folder or a checkpoint in it"
     if not any(path.iterdir()):
         return "an empty folder, there is nothing to continue from"
+    if _has(path, [DATA_SET]) and _has(path, ["manifest.json"]) and not _has(path, ["state.json", "checkpoints"]):
+        return "a data set, not a run; name its files in the data section of a configuration"
     if _is_ours(path):
         return None
     if _has(path, ["step-*/manifest.json"]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -128,6 +129,16 @@ def current(environ: Mapping[str, str] = os.environ) -> Lifeline:
     if _current is None:
         _current = _to_launcher(environ, 60.0) if "IGASCALE_MONITOR" in environ and "RANK" in environ else Lifeline()
     return _current
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process, all of whose work is done. A rank's launcher does not wait until Python has taken all modules apart."""
+    if _world_size(os.environ) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def _to_launcher(environ: Mapping[str, str], heartbeat_timeout: float) -> RankLifeline:

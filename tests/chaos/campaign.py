@@ -59,12 +59,12 @@ def main() -> int:
             scenarios = [s for s in scenarios if s.number not in earlier]
         if any(s.two_hosts for s in scenarios):
             undisturbed(rig, "two hosts")
-        started, shared_memory = time.monotonic(), _shared_memory()
+        shared_memory = _shared_memory()
         results: list[dict[str, Any]] = []
         for result in _all(rig, scenarios, arguments, shared_memory):
             results.append(result)
             together = [r for _, r in sorted((earlier | {r["number"]: r for r in results}).items())]
-            record = _record(together, arguments, traces, reasons, time.monotonic() - started)
+            record = _record(together, arguments, traces, reasons)
             _write(record, arguments.out)  # each time: what ends a campaign early does not take its results
         if lost := sorted(_shared_memory() - shared_memory):
             results[-1]["problems"].append(f"left in /dev/shm: {lost}")
@@ -250,7 +250,6 @@ def _record(
     arguments: argparse.Namespace,
     traces: dict[str, list[list[str]]],
     reasons: dict[str, str],
-    seconds: float,
 ) -> dict[str, Any]:
     stages = {stage(operation) for trace in traces.values() for operation in trace if inside_checkpoint(operation)}
     met = {f["moment"]["label"] for r in results for f in r["faults"] if f["moment"]["at"] == "operation"} & stages
@@ -259,7 +258,7 @@ def _record(
         "runs": len(results),
         "failed": sum(bool(r["problems"]) for r in results),
         "seed": arguments.seed,
-        "seconds": seconds,
+        "seconds": sum(attempt["seconds"] for r in results for attempt in r["attempts"]),
         "stages": {"met": len(met), "of": len(stages), "not_met": sorted(stages - met)},
         "left_out": reasons,
         "python": platform.python_version(),

@@ -156,3 +156,14 @@ def test_no_torch(run):
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["ls", "verify", "show"])
+def test_a_data_set_is_no_checkpoint(tmp_path, verb):
+    """It has a manifest of its own."""
+    for name in ("manifest.json", "train.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    result = invoke(verb, tmp_path)
+    assert result.exit_code == 2
+    assert "damaged" not in result.output
+    assert "checkpoint" in result.output

@@ -1,5 +1,6 @@
 """Bad input: one clear line, a status that is not 0, nothing started and nothing written; and what --dry-run shows."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ REFUSED = {
     "-H FOLDER/hosts --env NOT_SET_ANYWHERE --master-addr 127.0.0.1": "not set here",
     "-H FOLDER/hosts --ssh-port 1 --master-addr 127.0.0.1": "Connection refused",
     "-n 2 engine.name=single": "engine.name is 'single'",
+    "-n 2 model.path=/no/such/model": "/no/such/model: no such model folder",
+    "-n 2 --backend local model.path=FOLDER/data": "holds no config.json",
+    "-n 2 output_dir=/proc/run": "output_dir /proc/run cannot be written: /proc: ",
+    "-n 2 output_dir=/dev/null/run": "output_dir /dev/null/run cannot be written: /dev/null: Not a directory",
+    "-n 2 --resume FOLDER/data": "a data set, not a run",
     "-n 2 --backend pdsh": "'pdsh' is not one of",
 }
 
@@ -102,7 +108,10 @@ def test_a_folder_without_a_run_is_not_to_be_continued(base):
     data = base.parent / "data"
     result = invoke(base, "-n", "2", f"output_dir={data}", "--resume", "auto")
     assert result.exit_code == 2
-    assert f"output_dir {data} already exists and holds no run: choose another" in result.output
+    assert f"output_dir {data} already exists (a data set, not a run;" in result.output
+    shutil.copytree(data, other := base.parent / "other", ignore=lambda *_: ["manifest.json"])
+    result = invoke(base, "-n", "2", f"output_dir={other}", "--resume", "auto")
+    assert "(neither a run nor a checkpoint of igascale): choose another" in result.output
 
 
 def test_port_in_use(base):

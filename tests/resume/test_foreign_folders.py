@@ -39,6 +39,7 @@ FOREIGN = {
     ),
     "distributed": ((".metadata", "__0_0.distcp"), "torch.distributed.checkpoint"),
     "model": (("config.json", "model.safetensors"), "a model folder, not a run"),
+    "data": (("manifest.json", "train.jsonl"), "a data set, not a run"),
     "checkpoints": (("step-00000002/manifest.json", "latest"), "the checkpoints of a run; name the run, --resume "),
     "thesis": (("thesis.txt",), "neither a run nor a checkpoint"),
 }
