@@ -34,7 +34,16 @@ def refused(*arguments):
 
 @pytest.mark.parametrize(
     "command",
-    [[], *([c] for c in COMMANDS), ["data", "generate"], ["data", "validate"], ["runs", "ls"], ["runs", "tail"]],
+    [
+        [],
+        *([c] for c in COMMANDS),
+        ["data", "generate"],
+        ["data", "import"],
+        ["data", "tokenize"],
+        ["data", "validate"],
+        ["runs", "ls"],
+        ["runs", "tail"],
+    ],
 )
 def test_help_needs_no_torch(command):
     code = (
@@ -155,7 +164,10 @@ def test_broken_data_names_file_and_line(base, tmp_path, kind):
         lines[2] = json.dumps(group)
     file = tmp_path / "train.jsonl"
     file.write_text("\n".join(lines) + "\n")
-    assert f"{file}:3" in refused("data", "validate", file)
+    checked = invoke("data", "validate", file)  # which shows every problem, and then the summary
+    assert checked.exit_code == 2
+    assert f"{file}:3" in checked.output
+    assert checked.output.splitlines()[-1] == f"error: not fit for training: {file}; what is wrong stands above"
     assert f"{file}:3" in refused("validate", base, f"data.train={file}")
     assert f"{file}:3" in refused("launch", base, f"data.train={file}", "engine.name=deepspeed", "-n", "2")
 
