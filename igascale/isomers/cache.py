@@ -64,9 +64,15 @@ class Variant:
 
 
 def cache_folder() -> Path:
-    """Where tokens are kept."""
-    named = os.environ.get("IGASCALE_CACHE")
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "igascale") / "tokens"
+    """Where tokens are kept.
+
+    Raises:
+        OSError: there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("IGASCALE_CACHE") or "~/.cache/igascale").expanduser() / "tokens"
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def open_tokens(
@@ -93,13 +99,13 @@ def open_tokens(
         return work.in_temporary_folder({}), work.sha256
     key = {"file": work.sha256, "tokenizer": identity, "variant": variant.key if variant else None}
     name = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()[:24]
-    place = cache_folder() / name
     try:
-        return work.in_cache(place, key), work.sha256
+        return work.in_cache(cache_folder() / name, key), work.sha256
     except OSError as error:
         work.say(
-            f"{source}: its tokens cannot be kept in {place.parent} ({error.strerror or error}), so every process tokenizes it "
-            "anew, into a temporary folder; set IGASCALE_CACHE to a folder that can be written"
+            f"{source}: its tokens cannot be kept in {os.environ.get('IGASCALE_CACHE') or '~/.cache/igascale'} "
+            f"({error.strerror or error}), so every process tokenizes it anew, into a temporary folder; set IGASCALE_CACHE to a "
+            "folder that can be written"
         )
     return work.in_temporary_folder(key), work.sha256
 

@@ -50,6 +50,7 @@ class Tokens:
 
     Raises:
         Damaged: a file is missing, or anything in it changed.
+        PermissionError: it may not be read.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]):
@@ -284,6 +285,8 @@ def _read_header(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         seal = header.pop("seal")
+    except PermissionError:
+        raise  # somebody else's, and perhaps in order
     except OSError as error:
         raise Damaged(f"{HEADER}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
@@ -301,6 +304,8 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
             raise Damaged(f"{path.name}: {path.stat().st_size} bytes, not {size}")
         if _sha256(path) != sha256:
             raise Damaged(f"{path.name}: its content changed")
+    except PermissionError:
+        raise
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror}") from None
 

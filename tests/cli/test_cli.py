@@ -7,7 +7,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from igascale.cli import COMMANDS, main
+from igascale.cli import COMMANDS
+from igascale.cli.data import COMMANDS as DATA_COMMANDS, main
 
 import runs
 from launching import environment, igascale, interrupt_when_training
@@ -37,9 +38,7 @@ def refused(*arguments):
     [
         [],
         *([c] for c in COMMANDS),
-        ["data", "generate"],
-        ["data", "validate"],
-        ["data", "inspect"],
+        *(["data", verb] for verb in DATA_COMMANDS),
         ["runs", "ls"],
         ["runs", "tail"],
     ],
@@ -163,7 +162,10 @@ def test_broken_data_names_file_and_line(base, tmp_path, kind):
         lines[2] = json.dumps(group)
     file = tmp_path / "train.jsonl"
     file.write_text("\n".join(lines) + "\n")
-    assert f"{file}:3" in refused("data", "validate", file)
+    checked = invoke("data", "validate", file)  # which shows every problem, and then the summary
+    assert checked.exit_code == 2
+    assert f"{file}:3" in checked.output
+    assert checked.output.splitlines()[-1] == f"error: not fit for training: {file}; what is wrong stands above"
     assert f"{file}:3" in refused("validate", base, f"data.train={file}")
     assert f"{file}:3" in refused("launch", base, f"data.train={file}", "engine.name=deepspeed", "-n", "2")
 

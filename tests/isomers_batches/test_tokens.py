@@ -286,6 +286,29 @@ def test_an_entry_in_a_folder_that_cannot_be_written_is_used(source, heard, monk
     assert heard.lines == heard.calls == []
 
 
+def test_an_entry_that_may_not_be_read_is_left_alone(source, heard, monkeypatch):
+    from igascale.isomers import tokens as module
+
+    kept, _ = open_tokens(source, tiny_tokenizer())
+    real = module._sha256
+
+    def refused(path):
+        if path.parent == kept.folder:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(module, "_sha256", refused)
+    tokens, _ = open_tokens(source, tiny_tokenizer(), heard.listener)
+    assert "(Permission denied), so every process tokenizes it anew" in heard.lines[0]
+    assert tokens.num_groups == 7 and len(list(kept.folder.iterdir())) == 6
+
+
+def test_no_home_is_said(source, heard, monkeypatch):
+    monkeypatch.setenv("IGASCALE_CACHE", "~nobody-of-this-name/cache")
+    tokens, _ = open_tokens(source, tiny_tokenizer(), heard.listener)
+    assert "home" in heard.lines[0] and tokens.num_groups == 7
+
+
 def test_no_room_anywhere_is_one_error(source, monkeypatch):
     def write(*_):
         raise OSError(28, "No space left on device")
