@@ -37,6 +37,8 @@ class Summary:
     words_mean: float
     words_max: int
     leaky: int = 0  # groups that tell a training problem again
+    # `chance` within each kind: half, where answers are yes and no. Empty where all kinds are of the first six.
+    chance_of_kind: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,17 @@ def generate_dataset(
             {file.name: file.record() for file in files.values()},
             {domain: shortcut.mapping(domain) for domain in domains} if shortcut else {},
         )
-        (out / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+        (out / "manifest.json").write_text(json.dumps(_record(manifest), indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _record(manifest: Manifest) -> dict[str, Any]:
+    """What the manifest's file holds; an empty `chance_of_kind` is left out, as it is newer than many manifests."""
+    record = asdict(manifest)
+    for file in record["files"].values():
+        if not file["summary"]["chance_of_kind"]:
+            del file["summary"]["chance_of_kind"]
+    return record
 
 
 class _Plan:
@@ -219,6 +230,7 @@ class _Counts:
         self.kinds: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
+        self.answers_of: dict[str, Counter[str]] = {}  # by kind
         self.lengths: Counter[int] = Counter()  # words of a problem
         self.total = self.leaky = 0
 
@@ -231,6 +243,7 @@ class _Counts:
         for instance in group.instances:
             self.domains[instance.domain] += 1
             self.answers[instance.answer] += 1
+            self.answers_of.setdefault(group.kind or "(none)", Counter())[instance.answer] += 1
             self.lengths[len(instance.problem.split())] += 1
 
     def summary(self) -> Summary:
@@ -247,6 +260,11 @@ class _Counts:
             words_mean=sum(words * count for words, count in self.lengths.items()) / instances if instances else 0.0,
             words_max=max(self.lengths, default=0),
             leaky=self.leaky,
+            chance_of_kind=(
+                {kind: max(counts.values()) / counts.total() for kind, counts in self.answers_of.items()}
+                if set(self.answers_of) - set(KINDS)
+                else {}
+            ),
         )
 
 
@@ -294,7 +312,8 @@ class _File:
         self._part.replace(self._path)
 
     def drop(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer, too
+            self._file.close()
         self._part.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 

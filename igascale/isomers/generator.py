@@ -19,7 +19,7 @@ from igascale.isomers.shortcut import Shortcut, plant_one
 from igascale.isomers.solver import solve
 
 STEPS = (2, 3)  # fewest and most reasoning steps of a problem
-MOST_STEPS = 4
+MOST_STEPS = 6  # of some kinds; others have fewer
 _RETELLINGS = 20  # draws of other words; every kind has at least two wordings
 _ATTEMPTS = 200  # draws before we say that there are not enough different problems
 
@@ -106,7 +106,7 @@ def generate(
         kinds: reasoning kinds to draw from.
         seed: any whole number.
         shortcut: plant a cue in each problem.
-        steps: fewest and most steps of the longest line of reasoning, within 1 to 4, drawn uniformly.
+        steps: fewest and most steps of the longest line of reasoning, within 1 to 6 (some kinds 4), drawn uniformly.
         exclude: logical forms that must not come up (those of a training set, say); a `Forms` also takes the new ones.
         retold: tell the same problems, with the same `seed_id`, under other ids and in other words.
         width: facts that no step uses, beyond the kind's own.
@@ -186,6 +186,10 @@ def check(
     if not 1 <= steps[0] <= steps[1] <= MOST_STEPS:
         raise UserError(f"steps must be a range within 1 to {MOST_STEPS}, not {steps[0]} to {steps[1]}")
     for number, kind in enumerate(kinds):
+        if steps[1] > kind_of(kind).deepest:
+            raise UserError(
+                f"kind '{kind}' has at most {kind_of(kind).deepest} steps, not {steps[1]}; ask for fewer, or leave it out"
+            )
         widest = min(kind_of(kind).widest(depth) for depth in range(steps[0], steps[1] + 1))
         if not 0 <= width <= widest:
             raise UserError(

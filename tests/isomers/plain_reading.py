@@ -206,7 +206,7 @@ QUESTIONS = {
     ],
     "geometry": [(rf"(?:are the NOUNS|from NOUN) {L} (?:and|to) {L}[,.?]", r"apart(\1,\2)")],
 }  # fmt: skip
-NUMBERS = ("zero", "one", "two", "three", "four")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 
 
 def goal(kind, question):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from igascale.cli import main
 from igascale.errors import UserError
-from igascale.isomers.dataset import generate_dataset
+from igascale.isomers.dataset import generate_dataset, validate_file
 from igascale.isomers.generated_seeds import generate_with_seeds, truth_of
 from igascale.isomers.generator import generate
 from igascale.isomers.kinds import ALL_KINDS, KINDS
@@ -125,6 +125,9 @@ def test_generate_command_with_everything(tmp_path):
     train = read_groups(tmp_path / "d" / "train.jsonl")
     assert all(group.meta["difficulty"]["width"] >= 2 for group in train)
     options = json.loads((tmp_path / "d" / "manifest.json").read_text())["options"]
+    summary = json.loads((tmp_path / "d" / "manifest.json").read_text())["files"]["train.jsonl"]["summary"]
+    assert set(summary["chance_of_kind"]) == set(ALL_KINDS) and summary["chance_of_kind"]["causal"] >= 0.5
+    assert validate_file(tmp_path / "d" / "train.jsonl").chance_of_kind == summary["chance_of_kind"]
     assert options["kinds"] == list(ALL_KINDS) and options["width"] == 2 and options["paraphrase"] == "full"
 
 

@@ -17,7 +17,7 @@ from igascale.isomers.kinds.vocabulary import DIGITS, LABELS, OOD_DOMAINS, TRAIN
 from igascale.isomers.schema import Instance, IsomerGroup, read_groups
 from igascale.isomers.shortcut import Shortcut, plant, plant_one
 
-N = 900
+N = 600
 
 
 @pytest.fixture(scope="module")

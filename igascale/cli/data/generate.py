@@ -32,9 +32,9 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     "--depth",
     "steps",
     nargs=2,
-    type=click.IntRange(1, 4),
+    type=click.IntRange(1, 6),
     metavar="MIN MAX",
-    help="Steps on the longest line of reasoning [default: 2 3].",
+    help="Steps on the longest line of reasoning; some kinds have 4 at most [default: 2 3].",
 )
 @click.option("--width", default=0, show_default=True, help="Facts that no step uses, beyond the kind's own.")
 @click.option(

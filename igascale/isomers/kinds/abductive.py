@@ -40,6 +40,7 @@ class Abductive(Factual):
     """Each observation rules out at least one cause; the last leaves exactly one."""
 
     name = "abductive"
+    deepest = TRAIT_PAIRS
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

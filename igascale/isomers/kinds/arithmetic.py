@@ -62,6 +62,7 @@ class Arithmetic:
     """Chain one-digit additions and subtractions."""
 
     name = "arithmetic"
+    deepest = 6
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Changes of 1 to 4 that keep every amount within 0 to 9, and a bystander whose amount is no use."""

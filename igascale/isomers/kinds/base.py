@@ -29,9 +29,10 @@ class Kind(Protocol):
     """A reasoning kind: draws a puzzle without words, states it as a DAG, tells it in a domain's words."""
 
     name: str
+    deepest: int  # most steps
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Any:
-        """A random puzzle whose longest line of reasoning has exactly `steps` (1 to 4) steps.
+        """A random puzzle whose longest line of reasoning has exactly `steps` (1 to `deepest`) steps.
 
         `width` facts that no step needs are added to the puzzle that the same `rng` gives without them.
         """

@@ -51,6 +51,7 @@ class Causal(Factual):
     """
 
     name = "causal"
+    deepest = 6
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

@@ -48,6 +48,7 @@ class Comparison:
     """Find the extreme of several numbers by single comparisons."""
 
     name = "comparison"
+    deepest = 6
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Distinct one-digit values for the candidates and one bystander."""

@@ -43,6 +43,7 @@ class Conversion(Factual):
     """One multiplication or exact division a step."""
 
     name = "conversion"
+    deepest = MEASURES - 1
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

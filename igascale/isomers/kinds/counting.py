@@ -51,6 +51,7 @@ class Counting:
     """Keep a running count over the cases."""
 
     name = "counting"
+    deepest = 6
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Cases that have the attribute with probability 1/2; a start that keeps the count to one digit."""

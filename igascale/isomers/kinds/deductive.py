@@ -50,6 +50,7 @@ class Deductive(Factual):
     """A chain of syllogisms. The group asked about ends two chains, one by `sub` and one by `apart`; one of them is K's."""
 
     name = "deductive"
+    deepest = 6
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

@@ -42,6 +42,7 @@ class Factual:
     """What such kinds share. A subclass has the tables and `draw`.
 
     Attributes:
+        deepest: most steps.
         types: predicate -> node type, where it is not PROPOSITION.
         statements: predicate -> sentence patterns.
         questions: the goal's predicate -> sentence patterns.
@@ -50,6 +51,7 @@ class Factual:
     """
 
     name: str
+    deepest: int
     types: Mapping[str, str] = MappingProxyType({})
     statements: Mapping[str, Sequence[str]]
     questions: Mapping[str, Sequence[str]]

@@ -40,6 +40,7 @@ class Geometry(Factual):
     """Add up offsets, one a step; the answer is the number of blocks by street."""
 
     name = "geometry"
+    deepest = 6
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

@@ -48,6 +48,7 @@ class Inductive(Factual):
     """Every contrast but one is ruled out by two cases that are alike in it and ended in different places."""
 
     name = "inductive"
+    deepest = TRAIT_PAIRS
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

@@ -49,6 +49,7 @@ class Ordering:
     """Follow a chain of pairwise comparisons."""
 
     name = "ordering"
+    deepest = 6
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """A ranking one longer than the walk needs, its facts shuffled."""

@@ -37,6 +37,7 @@ class Probability(Factual):
     """One factor a step; the answer is a fraction in lowest terms."""
 
     name = "probability"
+    deepest = 4
     statements = STATEMENTS
     questions = QUESTIONS
     lines = LINES

@@ -47,6 +47,7 @@ class Rules:
     """Apply a general rule, then every exception that holds."""
 
     name = "rules"
+    deepest = TRAIT_PAIRS
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """As many applicable rules as steps, and one that does not apply."""

@@ -45,6 +45,7 @@ class Scheduling(Factual):
     """A chain of jobs; a second job may have to be done first, and a side branch may join later: two premises meet."""
 
     name = "scheduling"
+    deepest = 6
     types = TYPES
     statements = STATEMENTS
     questions = QUESTIONS

@@ -49,6 +49,7 @@ class Selection:
     """Filter by several attributes until one is left."""
 
     name = "selection"
+    deepest = TRAIT_PAIRS
 
     def draw(self, rng: random.Random, steps: int, width: int = 0) -> Puzzle:
         """Every attribute removes at least one candidate; the last leaves exactly one."""

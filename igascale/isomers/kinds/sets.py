@@ -42,6 +42,7 @@ class Sets(Factual):
     """One operation a step, each of which changes what is there."""
 
     name = "sets"
+    deepest = 6
     statements = STATEMENTS
     questions = QUESTIONS
     lines = LINES
