@@ -7,8 +7,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from igascale.cli import COMMANDS
-from igascale.cli.data import COMMANDS as DATA_COMMANDS, main
+from igascale.cli import COMMANDS, main
+from igascale.cli.data import COMMANDS as DATA_COMMANDS
 
 import runs
 from launching import environment, igascale, interrupt_when_training

@@ -1,0 +1,407 @@
+"""The teacher: any OpenAI-compatible server, asked so that nothing is lost and nothing is paid for twice.
+
+::
+
+    with Store.open("store.sqlite") as store:
+        teacher = Teacher(TeacherSettings(model="..."), store, on_event=print)
+        answer = await teacher.ask(Request("extract", system, user, reply=Extraction))
+        await teacher.close()
+
+An answer is looked for in the store first. Otherwise the request waits for its turn (:mod:`.limits`) and for its share of the budget
+(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.json_text`), and stored before anybody sees it. What may pass (429, 5xx,
+timeouts, cut connections) is tried again; an unusable answer is asked for again with another seed, ``attempts`` times in all, also across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from igascale.errors import UserError
+from igascale.isomers.factory.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
+from igascale.isomers.factory.json_text import NotJson, parse_object
+from igascale.isomers.factory.limits import AdaptiveLimit, backoff
+from igascale.isomers.factory.request import Request, key_of, reply_schema
+from igascale.isomers.factory.settings import TeacherSettings, check_settings
+from igascale.isomers.factory.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
+from igascale.isomers.factory.store import Spent, Store, StoredAnswer
+
+__all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherDown", "TeacherSettings"]
+
+UNUSABLE = ("length", "not_json", "schema", "empty", "filtered")
+_SEED_STRIDE = 1_000_003  # between attempts: far more than there are samples
+_SEEDS = 2**31  # some servers take no more than 32 bits
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable answer.
+
+    Attributes:
+        value: an instance of the request's reply model.
+        text: as it was received.
+        cached: nothing was paid for it now.
+        key: under which it is stored.
+        input_tokens: that it cost when it was paid for.
+        output_tokens: likewise.
+    """
+
+    value: Any
+    text: str
+    cached: bool
+    key: str
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One request to send: the question, how many unusable answers there were, and what follows from that."""
+
+    request: Request
+    key: str
+    attempt: int
+    seed: int | None
+    max_tokens: int
+
+
+class Teacher:
+    """See the module.
+
+    Args:
+        settings: how to ask.
+        store: what was paid for; open for writing.
+        on_event: told in one line what the user should know (retries, a way of asking that the server refuses, ...).
+
+    Raises:
+        UserError: no key, no valid URL, a setting out of range, or a budget without prices.
+
+    Attributes:
+        spending: tokens and money by stage.
+        retries: tries that had to be repeated, by cause.
+    """
+
+    def __init__(self, settings: TeacherSettings, store: Store, on_event: Callable[[str], None] | None = None):
+        check_settings(settings)
+        self.settings, self.store = settings, store
+        self._say = on_event or (lambda line: None)
+        self._endpoint = Endpoint(settings, self._say)
+        prices = Prices(settings.input_price, settings.output_price)
+        self.spending = Spending(store, prices, settings.budget, settings.max_requests)
+        self._limit = AdaptiveLimit(settings.concurrency)
+        self.retries: Counter[str] = Counter()
+        self._under_way: dict[str, asyncio.Task[Answer]] = {}
+        self._answered = 0  # by the server, in this process, usable or not
+        self._stop: UserError | None = None
+        self._told: set[str] = set()
+        if lost := self.spending.lost_before.lost:
+            self._say(
+                f"{lost} requests were under way when the last build died: counted as lost, asked again if needed"
+            )
+
+    @property
+    def url(self) -> str:
+        """Of the server, for messages."""
+        return self._endpoint.url
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._limit.in_flight
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that may be under way now; 429s lower it, answers raise it up to the ceiling."""
+        return int(self._limit.limit)
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer, from the store or from the server. Identical requests at the same time are sent once.
+
+        A caller that is cancelled leaves its request under way: it is paid for, so its answer is stored; :meth:`close` ends it.
+
+        Args:
+            request: the question.
+
+        Raises:
+            BadAnswer: unusable answers only; the build can go on without.
+            TeacherDown: no use in asking on.
+            BudgetSpent: the budget or max_requests is used up.
+            UserError: the store cannot be written.
+        """
+        key = key_of(request, self.settings)
+        _check_encodable(request)
+        task = self._under_way.get(key)
+        if task is not None:
+            return replace(await asyncio.shield(task), cached=True)
+        if (stored := self.store.get(key)) is not None:
+            try:
+                value = _read(request, stored.text)
+                return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
+            except BadAnswer as bad:  # the reply model checks more than it did
+                line = f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
+                self._say_once(f"stale {request.stage}", line)
+        task = asyncio.create_task(self._obtain(request, key))
+        self._under_way[key] = task
+        task.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(task)
+
+    async def close(self, wait: float = 0.0) -> None:
+        """End what is under way, and the connections.
+
+        Args:
+            wait: seconds for requests under way to come back first, so that what is paid for is stored.
+        """
+        tasks = list(self._under_way.values())
+        if tasks and wait:
+            self._stop = self._stop or UserError("the teacher is being closed")  # nothing new is sent
+            await asyncio.wait(tasks, timeout=wait)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._endpoint.close()
+
+    def _ended(self, key: str, task: asyncio.Task[Answer]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone; asyncio need not complain
+
+    async def _obtain(self, request: Request, key: str) -> Answer:
+        """Ask until an answer is usable, at most ``attempts`` times, counting those before a restart."""
+        attempt, max_tokens, last = self._so_far(key)
+        while attempt < self.settings.attempts and max_tokens <= 2 * self.settings.max_tokens:
+            try:
+                return await self._attempt(_Try(request, key, attempt, self._seed(request.sample, attempt), max_tokens))
+            except BadAnswer as bad:
+                cut_off_twice = bad.reason == "length" and max_tokens > self.settings.max_tokens
+                if bad.declined or bad.reason not in UNUSABLE or cut_off_twice:
+                    raise
+                last = bad
+            self._say_once(f"{request.stage} {last.reason}", f"{request.stage}: unusable answers ({last}); asked again")
+            if last.reason == "length":
+                max_tokens *= 2
+            else:
+                attempt += 1
+        raise last
+
+    def _so_far(self, key: str) -> tuple[int, int, BadAnswer]:
+        """Attempts that failed, the limit to send next, and the failure to report if there is none left."""
+        attempt, max_tokens, last = 0, self.settings.max_tokens, BadAnswer("empty", "no attempt was allowed")
+        for failure in self.store.failures(key):
+            if failure.reason == "length" and failure.max_tokens >= self.settings.max_tokens:
+                max_tokens = max(max_tokens, 2 * failure.max_tokens)
+            elif failure.reason in UNUSABLE and failure.reason != "length":
+                attempt += failure.count
+            else:
+                continue
+            last = BadAnswer(failure.reason, failure.detail)
+        return attempt, max_tokens, last
+
+    async def _attempt(self, this: _Try) -> Answer:
+        """One answer, stored if it is usable and logged if it is not."""
+        request, key = this.request, this.key
+        try:
+            reply, ticket = await self._send(this)
+        except BadAnswer as bad:
+            if bad.declined:
+                self.store.log_failure(key, request.stage, f"declined: {bad.reason}", bad.detail, this.max_tokens)
+            raise
+        # From here to the store without a pause: the next request cannot be sent before this answer is safe.
+        tokens = self._tokens(request, reply)
+        try:
+            value = _read(request, reply.text, reply)
+        except BadAnswer as bad:
+            failed = (key, request.stage, bad.reason, bad.detail, this.max_tokens)
+            spent = self.spending.paid(*tokens, usable=False)
+            self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
+            raise
+        spent = self.spending.paid(*tokens, usable=True)
+        answer = StoredAnswer(reply.text, *tokens, request.stage, self._about(this, reply))
+        self._record(ticket, spent, lambda: self.store.put(key, answer, spent, ticket.number))
+        return Answer(value, reply.text, False, key, *tokens)
+
+    async def _send(self, this: _Try) -> tuple[Reply, Ticket]:
+        """One reply of the server, through whatever passes.
+
+        A request keeps its turn while it waits for another try, so that a server in trouble is asked by ever fewer; only "too many
+        requests" gives it up, for then there are others to answer.
+        """
+        tries = answered = 0
+        while True:
+            since = self._answered
+            await self._limit.acquire()
+            try:
+                while True:
+                    sent_at = time.monotonic()
+                    try:
+                        return await self._send_once(this)
+                    except TurnedAway as away:
+                        tries = 1 if away.cause == "429" and self._answered > since else tries + 1
+                        answered = self._answered if tries == 1 else answered
+                        if tries > self._patience(away):
+                            raise self._given_up(away, tries, answered) from None
+                        if away.cause == "429":
+                            self._slow_down(away, sent_at)
+                            asked_to_wait = away.retry_after
+                            break
+                        line = f"the teacher at {self.url}: {away.detail}; such failures are tried again"
+                        self._say_once(away.cause, line)
+                    await self._pause(tries)
+            finally:
+                self._limit.release()
+            if not asked_to_wait:
+                await self._pause(tries)
+
+    async def _send_once(self, this: _Try) -> tuple[Reply, Ticket]:
+        """One request: reserved, sent, and accounted for if nothing came of it."""
+        self._check_stop()
+        try:
+            ticket = await self.spending.reserve(this.key, this.request.stage, _size(this.request), this.max_tokens)
+        except UserError as error:
+            self._stop = self._stop or error
+            raise
+        try:
+            reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
+        except TurnedAway as away:
+            self.retries[away.cause] += 1
+            spent = Spent(1, lost=1, lost_cost=ticket.reserved) if away.lost else Spent(1, refused=1)
+            failed = (this.key, ticket.stage, away.cause, away.detail, 0, spent, ticket.number)
+            self._record(ticket, spent, lambda: self.store.log_failure(*failed, durable=False))
+            raise
+        except BaseException as error:
+            if isinstance(error, UserError):
+                self._stop = self._stop or error
+            # A refusal by the server costs nothing; when cancelled, or by a bug of ours, what it cost is not known.
+            free = isinstance(error, (BadAnswer, UserError))
+            spent = Spent(1, refused=1) if free else Spent(1, lost=1, lost_cost=ticket.reserved)
+            self._record(ticket, spent, lambda: self.store.settle(ticket.stage, spent, ticket.number))
+            raise
+        self._answered += 1
+        self._limit.succeeded()
+        return reply, ticket
+
+    def _slow_down(self, away: TurnedAway, sent_at: float) -> None:
+        if self._limit.refused(sent_at, away.retry_after):
+            pause = f" after {away.retry_after:.0f} s of silence" if away.retry_after else ""
+            self._say(f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on{pause}")
+
+    async def _pause(self, tries: int) -> None:
+        wait = backoff(tries, self.settings.backoff, self.settings.backoff_cap)
+        await asyncio.sleep(max(wait, self._limit.paused))
+
+    def _record(self, ticket: Ticket, spent: Spent, write: Callable[[], None]) -> None:
+        """Write what became of a request. A store that cannot be written ends everything: no further answer could be kept."""
+        try:
+            write()
+        except UserError as error:
+            self._stop = self._stop or error
+            self.spending.release(ticket)
+            raise
+        self.spending.settled(ticket, spent)
+
+    def _patience(self, away: TurnedAway) -> int:
+        """Tries after the first.
+
+        Fewer where a server that never answered takes no connection (most likely a wrong URL: found out soon), and for a request that
+        times out (each time may have been paid for).
+        """
+        few = away.cause == "timeout" or (away.cause == "connection" and not self._answered)
+        return min(4, self.settings.max_retries) if few else self.settings.max_retries
+
+    def _given_up(self, away: TurnedAway, tries: int, answered: int) -> Exception:
+        if self._answered > answered or (self._answered and self._limit.alone):
+            return BadAnswer("unavailable", f"{tries} tries: {away.detail}")
+        where = "check the URL (OPENAI_BASE_URL) and the server" if not self._answered else "check the server"
+        self._stop = TeacherDown(
+            f"the teacher at {self.url} does not answer ({tries} tries; {away.detail}); {where}, then run the same command again",
+            again=True,
+        )
+        return self._stop
+
+    def _check_stop(self) -> None:
+        """Nothing is sent any more once it is known to be useless."""
+        if self._stop is not None:
+            raise self._stop.with_traceback(None)
+
+    def _seed(self, sample: int, attempt: int) -> int | None:
+        return None if self.settings.seed is None else (self.settings.seed + sample + attempt * _SEED_STRIDE) % _SEEDS
+
+    def _tokens(self, request: Request, reply: Reply) -> tuple[int, int]:
+        """Of the prompt and of the answer, as the server counts them, else estimated."""
+        if reply.input_tokens is not None and reply.output_tokens is not None:
+            return reply.input_tokens, reply.output_tokens
+        self._say_once("usage", "the teacher does not count tokens; they are estimated from the length of the texts")
+        sizes = _size(request), len(reply.text.encode("utf-8", "replace"))
+        return math.ceil(sizes[0] / BYTES_PER_TOKEN), math.ceil(sizes[1] / BYTES_PER_TOKEN)
+
+    def _about(self, this: _Try, reply: Reply) -> dict[str, Any]:
+        """What is recorded beside an answer."""
+        return {
+            "model": self.settings.model,
+            "temperature": self.settings.temperature,
+            "seed": this.seed,
+            "sample": this.request.sample,
+            "prompt_version": this.request.prompt_version,
+            "served_by": reply.model,
+            "fingerprint": reply.fingerprint,
+        }
+
+    def _say_once(self, what: str, line: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._say(line)
+
+
+def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
+    """The validated answer.
+
+    Raises:
+        BadAnswer: it is not usable.
+    """
+    if reply is not None:
+        if reply.refusal or reply.finish_reason in ("content_filter", "safety"):
+            raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
+        if reply.finish_reason in ("length", "max_tokens"):
+            raise BadAnswer("length", "the answer was cut off at max_tokens")
+    if not text.strip():
+        raise BadAnswer("empty", "the answer has no text")
+    try:
+        text.encode()
+        value = parse_object(text)
+    except UnicodeEncodeError:
+        raise BadAnswer("not_json", "half a surrogate pair in the text") from None
+    except NotJson as error:
+        raise BadAnswer("not_json", str(error)) from None
+    try:
+        return request.reply.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the object"
+        raise BadAnswer("schema", f"{where}: {first['msg']} ({error.error_count()} in all)") from None
+
+
+def _size(request: Request) -> int:
+    """Bytes of both messages and of the schema, which the server adds to them or we do."""
+    return sum(len(text.encode()) for text in (request.system, request.user, reply_schema(request.reply)))
+
+
+def _check_encodable(request: Request) -> None:
+    """Text that can be sent.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        request.system.encode(), request.user.encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.start]
+        raise UserError(
+            f"{request.stage}: half a surrogate pair in the prompt, after {around!r}; mend that text"
+        ) from None
