@@ -85,7 +85,7 @@ def iter_groups(path: str | Path) -> Iterator[tuple[int, IsomerGroup]]:
         UserError: as `read_groups`, at the first bad line.
     """
     seen = _Seen()
-    for number, line in _lines(Path(path)):
+    for number, line in numbered_lines(Path(path)):
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
@@ -103,6 +103,15 @@ def write_groups(path: str | Path, groups: Iterable[IsomerGroup]) -> None:
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         for group in groups:
             file.write(json.dumps(to_record(group), ensure_ascii=False) + "\n")
+
+
+def group_of(record: Any, where: str) -> IsomerGroup:
+    """One group out of a JSON object, checked as a line of a file is.
+
+    Raises:
+        UserError: the object breaks the schema; begins with `where`.
+    """
+    return _Reader(where).group(record)
 
 
 def domains_of(groups: Iterable[IsomerGroup]) -> tuple[str, ...]:
@@ -144,8 +153,12 @@ def _dag_record(dag: Dag) -> dict[str, Any]:
     return record
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
+def numbered_lines(path: Path, what: str = "file of groups") -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank.
+
+    Raises:
+        UserError: the file cannot be read (`what` it is said to be), or a line is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -156,7 +169,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except OSError as error:
-        raise UserError(f"{path}: cannot read this file of groups ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot read this {what} ({error.strerror}); check the path") from None
 
 
 class _Seen:

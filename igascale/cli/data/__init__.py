@@ -9,6 +9,7 @@ from igascale.cli.lazy import LazyGroup
 #: Verb -> module, in the order of a first session.
 COMMANDS = {
     "generate": "igascale.cli.data.generate",
+    "build": "igascale.cli.data.build",
     "validate": "igascale.cli.data.validate",
 }
 

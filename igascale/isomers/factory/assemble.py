@@ -1,0 +1,136 @@
+"""From stored outcomes to files, in the order of the bank: the same store gives the same bytes, whatever order it was filled in.
+
+What looks across seeds is decided here, and costs nothing to decide again: benchmarks, near-duplicates, the split.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from igascale.isomers.factory.folder import LinesFile, Writing
+from igascale.isomers.factory.manifest import Tally
+from igascale.isomers.factory.pipeline import ACCEPTED
+from igascale.isomers.factory.store import Store
+from igascale.isomers.factory.survey import Survey, near_index, outcome_id
+from igascale.isomers.seeds import Seed
+
+GROUPS, TRAIN, VALIDATION, REJECTED = "groups.jsonl", "train.jsonl", "validation.jsonl", "rejected.jsonl"
+#: (id, text) pairs -> the ids that overlap with a benchmark, and with what.
+Contamination = Callable[[Iterable[tuple[str, str]]], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What is put together from what."""
+
+    survey: Survey
+    store: Store
+    recipe: str
+    near: float
+    contamination: Contamination
+    validation_fraction: float
+    split_seed: int
+
+    def write(self, files: Writing) -> tuple[Tally, set[str]]:
+        """Write groups, rejections and both sides of the split; returns the counts and the seeds held out."""
+        tally, kept = Tally(), []
+        contaminated = self.contamination(self._problems())
+        index = near_index(self.near)
+        for seed, rejection, record in self._outcomes():
+            tally.seeds += 1
+            if record is None and rejection is None:
+                tally.unfinished += 1
+                continue
+            group = record["group"] if record is not None and rejection is None else None
+            if record is not None:
+                _count(tally, record)
+            if group is not None:
+                rejection = _overlap(group, contaminated) or _repetition(group, index)
+            if rejection is None and group is not None:
+                files[GROUPS].write(group)
+                kept.append(seed.id)
+                tally.groups += 1
+                scores = group["meta"]["alignment"].values()
+                tally.kept_scores[0] += sum(scores)
+                tally.kept_scores[1] += len(scores)
+            elif rejection is not None:
+                tally.rejected[(rejection["stage"], rejection["reason"])] += 1
+                files[REJECTED].write({"seed_id": seed.id, **rejection, "problem": seed.problem})
+        held_out = choose_held_out(kept, self.validation_fraction, self.split_seed)
+        files[GROUPS].finish()
+        _divide(files[GROUPS], files[TRAIN], files[VALIDATION], held_out)
+        return tally, held_out
+
+    def _outcomes(self) -> Iterator[tuple[Seed, dict[str, Any] | None, dict[str, Any] | None]]:
+        """Of each seed: (seed, why it is rejected, the outcome's record); neither where it is unfinished."""
+        for seed, dropped in self.survey.walk():
+            if dropped is not None:
+                yield seed, {"stage": "bank", "reason": dropped.reason, "detail": dropped.detail}, None
+                continue
+            outcome = self.store.get_outcome(outcome_id(seed), self.recipe)
+            if outcome is None:
+                yield seed, None, None
+                continue
+            record = json.loads(outcome.record)
+            if outcome.status == ACCEPTED:
+                yield seed, None, record
+                continue
+            why = {key: record[key] for key in ("detail", "domain", "draft") if record.get(key) is not None}
+            yield seed, {"stage": outcome.stage, "reason": outcome.reason, **why}, record
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """The problems of all accepted groups, by instance id."""
+        for _, rejection, record in self._outcomes():
+            if rejection is None and record is not None:
+                yield from ((instance["id"], instance["problem"]) for instance in record["group"]["instances"])
+
+
+def choose_held_out(seed_ids: list[str], fraction: float, seed: int) -> set[str]:
+    """The seeds to hold out, as `split_groups` chooses them; none where there are fewer than two."""
+    if len(seed_ids) < 2:
+        return set()
+    count = min(max(round(fraction * len(seed_ids)), 1), len(seed_ids) - 1)
+    return set(random.Random(f"igascale split {seed}").sample(sorted(seed_ids), count))
+
+
+def _count(tally: Tally, record: Mapping[str, Any]) -> None:
+    tally.usage.update(record["usage"])
+    tally.scores[0] += sum(record["scores"])
+    tally.scores[1] += len(record["scores"])
+
+
+def _overlap(group: Mapping[str, Any], contaminated: Mapping[str, str]) -> dict[str, Any] | None:
+    for instance in group["instances"]:
+        if instance["id"] in contaminated:
+            detail = f"the problem {contaminated[instance['id']]}"
+            return {"stage": "contamination", "reason": "overlap", "detail": detail, "domain": instance["domain"]}
+    return None
+
+
+def _repetition(group: Mapping[str, Any], index: Any) -> dict[str, Any] | None:
+    """Whether a problem of the group is like one of an earlier group; if not, the group joins the index."""
+    if index is None:
+        return None
+    for instance in group["instances"]:
+        matches = index.matches(instance["problem"])
+        if matches:
+            other, similarity = max(matches, key=lambda match: match[1])
+            detail = f"the problem is {similarity:.0%} like {other}"
+            return {
+                "stage": "near_duplicates",
+                "reason": "near_duplicate",
+                "detail": detail,
+                "domain": instance["domain"],
+            }
+    for instance in group["instances"]:
+        index.add(instance["id"], instance["problem"])
+    return None
+
+
+def _divide(groups: LinesFile, train: LinesFile, validation: LinesFile, held_out: set[str]) -> None:
+    for line in groups.read_lines():
+        (validation if json.loads(line)["seed_id"] in held_out else train).write_line(line)
