@@ -1,1 +1,1 @@
-"""The isomer factory: from any bank of problems to verified isomer groups, by a teacher model (docs/factory.md)."""
+"""The isomer factory: from any bank of problems to verified logical isomer sets, told by a teacher model (docs/factory.md)."""

@@ -1,0 +1,307 @@
+"""One HTTP request to an OpenAI-compatible server, and what its failures mean.
+
+How the JSON is asked for is settled here: by ``response_format`` with the schema, by ``response_format`` without it, or by words alone. With
+``auto`` the first that the server does not refuse is kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from igascale.errors import TRY_AGAIN, UserError, did_you_mean
+from igascale.isomers.factory.request import Request, reply_schema
+
+if TYPE_CHECKING:
+    from igascale.isomers.factory.teacher import TeacherSettings
+
+KEYS = ("IGASCALE_TEACHER_KEY", "OPENAI_API_KEY")
+DEFAULT_URL = "https://api.openai.com/v1"
+LONGEST_WAIT = 3600.0  # seconds: a server that asks for more has a quota to wait for, not a rush
+_WAYS = ("json_schema", "json_object", "none")
+_ABOUT_STRUCTURE = re.compile(
+    r"response_?format|json_?schema|json_?object|structured|guided|grammar|\bschema\b", re.IGNORECASE
+)
+_TOO_LONG = re.compile(
+    r"context.{0,10}(length|window|size)|maximum context|too (long|many tokens|large)", re.IGNORECASE
+)
+_FILTERED = re.compile(r"content.?(filter|policy|management)", re.IGNORECASE)
+
+
+class TeacherDown(UserError):
+    """No use in asking on: a wrong URL, key or model, or a server that stopped answering (then trying again may do)."""
+
+    def __init__(self, message: str, again: bool = False):
+        super().__init__(message)
+        if again:
+            self.exit_code = TRY_AGAIN
+
+
+class BadAnswer(Exception):
+    """The teacher answered, but unusably, as often as it was allowed to. The build goes on without this answer.
+
+    Attributes:
+        reason: ``length``, ``not_json``, ``schema``, ``empty`` or ``filtered``; ``unavailable`` where the server fails at this one request
+            (it times out, or 500) while it answers others: no verdict on the request, so worth asking again another day.
+        detail: what exactly.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class TurnedAway(Exception):
+    """A failure that may pass: worth another try.
+
+    Attributes:
+        cause: ``429``, ``5xx``, ``timeout``, ``cut`` or ``connection``.
+        detail: what exactly.
+        retry_after: seconds that the server asks to wait.
+        lost: the server may have done, and charged for, the work.
+    """
+
+    def __init__(self, cause: str, detail: str, retry_after: float | None = None, lost: bool = False):
+        super().__init__(f"{cause}: {detail}")
+        self.cause, self.detail, self.retry_after, self.lost = cause, detail, retry_after, lost
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. Tokens are ``None`` where the server does not count them."""
+
+    text: str
+    finish_reason: str
+    refusal: str
+    input_tokens: int | None
+    output_tokens: int | None
+    model: str
+    fingerprint: str
+
+
+class Endpoint:
+    """A server, and the way it is asked.
+
+    Args:
+        settings: of the teacher.
+        say: told, in one line, when the way of asking changes.
+
+    Raises:
+        UserError: no key in the environment, or a URL that is none.
+    """
+
+    def __init__(self, settings: TeacherSettings, say: Callable[[str], None]):
+        self._settings, self._say = settings, say
+        url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(
+                f"teacher URL {url!r} is no http(s) address; give one such as http://localhost:8000/v1 (OPENAI_BASE_URL)"
+            )
+        #: For messages: without a password that the URL may carry.
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        if not self._key:
+            raise UserError(
+                f"no key for the teacher at {self.url}: set OPENAI_API_KEY (any word, for a server that asks for none)"
+            )
+        try:
+            from openai import AsyncOpenAI
+        except ImportError:
+            raise UserError("the teacher needs the openai package: pip install 'igascale[data]'") from None
+        self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=settings.timeout)
+        self._way = _WAYS[0] if settings.structured == "auto" else settings.structured
+        self._limit_name = "max_tokens"
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+    @property
+    def way(self) -> str:
+        """How JSON is asked for now: ``json_schema``, ``json_object`` or ``none``."""
+        return self._way
+
+    async def send(self, request: Request, seed: int | None, max_tokens: int, attempt: int) -> Reply:
+        """Ask once. A server that refuses the way of asking is asked in the next simpler way at once; refusals cost nothing.
+
+        Args:
+            request: the question.
+            seed: to send, if any.
+            max_tokens: that the answer may have.
+            attempt: how many unusable answers there were before; then the schema is spelled out in any case.
+
+        Raises:
+            TurnedAway: worth another try.
+            BadAnswer: this request is at fault (too long for the model, or filtered).
+            TeacherDown: no request will do better.
+        """
+        while True:
+            way, limit_name = self._way, self._limit_name
+            body = self._body(request, way, seed, {limit_name: max_tokens}, attempt)
+            try:
+                async with asyncio.timeout(self._settings.timeout):
+                    completion = await self._client.chat.completions.create(**body)
+                return self._reply(completion)
+            except (TeacherDown, TurnedAway):
+                raise
+            except TimeoutError:
+                raise TurnedAway("timeout", f"no answer within {self._settings.timeout:g} s", lost=True) from None
+            except Exception as error:
+                if not self._asks_differently(error, way, limit_name):
+                    raise await self._meaning(error) from None
+
+    def _body(
+        self, request: Request, way: str, seed: int | None, limit: dict[str, int], attempt: int
+    ) -> dict[str, Any]:
+        schema, system = reply_schema(request.reply), request.system
+        if way != "json_schema" or attempt:
+            system += f"\n\nReply with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
+        body: dict[str, Any] = {
+            "model": self._settings.model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": request.user}],
+            **limit,
+        }
+        if self._settings.temperature is not None:
+            body["temperature"] = self._settings.temperature
+        if seed is not None:
+            body["seed"] = seed
+        if way == "json_schema":
+            described = {"name": request.reply.__name__, "strict": True, "schema": json.loads(schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": described}
+        elif way == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    def _reply(self, completion: Any) -> Reply:
+        choices = getattr(completion, "choices", None)
+        if isinstance(completion, str) or choices is None:
+            raise TeacherDown(
+                f"{self.url} does not answer with a completion; is the URL right? Most end in /v1 (OPENAI_BASE_URL)"
+            )
+        message = choices[0].message if choices else None
+        usage = completion.usage
+        return Reply(
+            text=(getattr(message, "content", None) or ""),
+            finish_reason=(choices[0].finish_reason or "") if choices else "",
+            refusal=getattr(message, "refusal", None) or "",
+            input_tokens=getattr(usage, "prompt_tokens", None),
+            output_tokens=getattr(usage, "completion_tokens", None),
+            model=completion.model or "",
+            fingerprint=completion.system_fingerprint or "",
+        )
+
+    def _asks_differently(self, error: Exception, way: str, limit_name: str) -> bool:
+        """Whether a refusal was about the way of asking, and there is another one."""
+        if getattr(error, "status_code", None) not in (400, 422):
+            return False
+        text = self._told(error)
+        if "max_completion_tokens" in text and limit_name == "max_tokens":
+            if self._limit_name == limit_name:
+                self._limit_name = "max_completion_tokens"
+                self._say("the teacher wants max_completion_tokens in place of max_tokens; it gets it from now on")
+            return True
+        if self._settings.structured != "auto" or way == "none" or not _ABOUT_STRUCTURE.search(text):
+            return False
+        if self._way == way:  # the first of those under way to be refused
+            self._way = _WAYS[_WAYS.index(way) + 1]
+            how = "the schema in the prompt" if self._way == "none" else f"response_format {self._way}"
+            self._say(f"the teacher refuses response_format {way} ({text}); from now on: {how}")
+        return True
+
+    async def _meaning(self, error: Exception) -> Exception:
+        """What to do about a failure."""
+        import openai
+
+        if isinstance(error, openai.APITimeoutError):
+            return TurnedAway("timeout", f"no answer within {self._settings.timeout:g} s", lost=True)
+        if isinstance(error, openai.APIStatusError):
+            return await self._meaning_of_status(error, error.status_code)
+        if isinstance(error, openai.APIConnectionError):
+            cause = error.__cause__
+            detail = f"{type(cause).__name__}: {cause}" if cause else str(error)
+            connected = not type(cause).__name__.startswith("Connect")
+            return TurnedAway("cut" if connected else "connection", self._redacted(detail), lost=connected)
+        if isinstance(error, (ValueError, openai.APIError)):  # a body that is no JSON: it was cut
+            return TurnedAway("cut", f"the reply is cut off: {self._redacted(str(error))}", lost=True)
+        return error
+
+    async def _meaning_of_status(self, error: Any, status: int) -> Exception:
+        text, model = self._told(error), self._settings.model
+        code = str(getattr(error, "code", "") or "")
+        if status == 429 and code == "insufficient_quota":
+            return TeacherDown(
+                f"the teacher at {self.url} has no quota left for this key ({text}); top it up and run the same command again"
+            )
+        if status == 429 or (status == 503 and _retry_after(error) is not None):
+            wait = _retry_after(error)
+            if wait is not None and wait > LONGEST_WAIT:
+                return TeacherDown(
+                    f"the teacher at {self.url} asks to wait {wait / 3600:.1f} hours ({text}); run the same command again then",
+                    again=True,
+                )
+            return TurnedAway("429", text, wait)
+        if status >= 500 or status in (408, 409, 425):
+            return TurnedAway("5xx", f"HTTP {status}: {text}", _retry_after(error))
+        if status in (401, 403):
+            return TeacherDown(
+                f"the teacher at {self.url} refuses the key (HTTP {status}: {text}); set OPENAI_API_KEY to one that it knows"
+            )
+        if status == 404:
+            return TeacherDown(await self._what_is_missing(text))
+        if status in (400, 413, 422):
+            if code == "context_length_exceeded" or status == 413 or _TOO_LONG.search(text):
+                return BadAnswer("length", f"the request is too long for {model}: {text}")
+            if "content_filter" in code or _FILTERED.search(text):
+                return BadAnswer("filtered", text)
+        return TeacherDown(
+            f"the teacher at {self.url} refuses the request (HTTP {status}: {text}); check model {model!r} and the settings of the teacher"
+        )
+
+    async def _what_is_missing(self, text: str) -> str:
+        """A 404 is a wrong model or a wrong URL: the list of models tells."""
+        try:
+            async with asyncio.timeout(min(10.0, self._settings.timeout)):
+                known = [model.id for model in (await self._client.models.list()).data]
+        except Exception:
+            return f"{self.url} is not a teacher's address (HTTP 404: {text}); most end in /v1 (OPENAI_BASE_URL)"
+        model = self._settings.model
+        if model in known:
+            return f"the teacher at {self.url} lists model {model!r} but does not serve it (HTTP 404: {text}); check the server"
+        some = f"it has {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}" if known else "it has none"
+        return f"the teacher at {self.url} has no model {model!r} ({some}){did_you_mean(model, known)}"
+
+    def _told(self, error: Exception) -> str:
+        """The server's own words, on one line."""
+        body = getattr(error, "body", None)
+        message = body.get("message") or body.get("detail") if isinstance(body, dict) else None
+        words = " ".join(str(message or getattr(error, "message", "") or error).split())
+        param = getattr(error, "param", None)
+        return self._redacted(words[:300] + (f" [{param}]" if param and str(param) not in words else ""))
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._key, "***") if len(self._key) > 5 else text
+
+
+def _retry_after(error: Any) -> float | None:
+    """Seconds, from ``retry-after-ms`` or ``Retry-After`` (a number or a date)."""
+    headers = error.response.headers
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            wait = float(headers.get(name, "")) * scale
+        except ValueError:
+            continue
+        if wait >= 0:
+            return wait
+    try:
+        return max(0.0, (parsedate_to_datetime(headers["retry-after"]) - datetime.now(UTC)).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return None

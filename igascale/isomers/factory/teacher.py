@@ -1,0 +1,426 @@
+"""The teacher: any OpenAI-compatible server, asked so that nothing is lost and nothing is paid for twice.
+
+::
+
+    with Store.open("store.sqlite") as store:
+        teacher = Teacher(TeacherSettings(model="..."), store, on_event=print)
+        answer = await teacher.ask(Request("extract", system, user, reply=Extraction))
+        await teacher.close()
+
+An answer is looked for in the store first. Otherwise the request waits for its turn (:mod:`.limits`) and for its share of the budget
+(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.json_text`), and stored before anybody sees it. What may pass (429, 5xx,
+timeouts, cut connections) is tried again; an unusable answer is asked for again with another seed, ``attempts`` times in all, also across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from igascale.errors import UserError
+from igascale.isomers.factory.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
+from igascale.isomers.factory.json_text import NotJson, parse_object
+from igascale.isomers.factory.limits import AdaptiveLimit, backoff
+from igascale.isomers.factory.request import Request, key_of
+from igascale.isomers.factory.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
+from igascale.isomers.factory.store import Spent, Store, StoredAnswer
+
+__all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherDown", "TeacherSettings"]
+
+UNUSABLE = ("length", "not_json", "schema", "empty", "filtered")
+_SEED_STRIDE = 1_000_003  # between attempts: far more than there are samples
+_SEEDS = 2**31  # some servers take no more than 32 bits
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How the teacher is asked. Its key comes from the environment alone: IGASCALE_TEACHER_KEY, else OPENAI_API_KEY.
+
+    Attributes:
+        model: as the server calls it.
+        base_url: of the server, usually ending in /v1; ``None``: OPENAI_BASE_URL, or OpenAI's own.
+        temperature: ``None`` leaves it to the server (some models take none).
+        seed: the one sent is ``seed + sample``, and another one for each new attempt; ``None`` sends none.
+        max_tokens: of an answer. One that is cut off there is asked for once more with twice as many.
+        timeout: seconds for a whole request.
+        concurrency: requests under way at most.
+        max_retries: tries after the first, for failures that may pass. A 429 counts only while the teacher answers nobody.
+        structured: how JSON is asked for; ``auto`` takes the strictest that the server does not refuse.
+        input_price: US dollars per million tokens; 0 is unknown.
+        output_price: likewise.
+        budget: US dollars over the life of the store.
+        max_requests: requests over the life of the store.
+        attempts: answers to one request, until a usable one.
+        backoff: seconds, the most before the second try; doubles with each.
+        backoff_cap: seconds, the most before any try.
+    """
+
+    model: str
+    base_url: str | None = None
+    temperature: float | None = 0.7
+    seed: int | None = 0
+    max_tokens: int = 4096
+    timeout: float = 300.0
+    concurrency: int = 32
+    max_retries: int = 12
+    structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
+    input_price: float = 0.0
+    output_price: float = 0.0
+    budget: float | None = None
+    max_requests: int | None = None
+    attempts: int = 3
+    backoff: float = 0.5
+    backoff_cap: float = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable answer.
+
+    Attributes:
+        value: an instance of the request's reply model.
+        text: as it was received.
+        cached: nothing was paid for it now.
+        key: under which it is stored.
+        input_tokens: that it cost when it was paid for.
+        output_tokens: likewise.
+    """
+
+    value: Any
+    text: str
+    cached: bool
+    key: str
+    input_tokens: int
+    output_tokens: int
+
+
+class Teacher:
+    """See the module.
+
+    Args:
+        settings: how to ask.
+        store: what was paid for; open for writing.
+        on_event: told in one line what the user should know (retries, a way of asking that the server refuses, ...).
+
+    Raises:
+        UserError: no key, no valid URL, a setting out of range, or a budget without prices.
+
+    Attributes:
+        spending: tokens and money by stage.
+        retries: tries that had to be repeated, by cause.
+    """
+
+    def __init__(self, settings: TeacherSettings, store: Store, on_event: Callable[[str], None] | None = None):
+        _check(settings)
+        self.settings, self.store = settings, store
+        self._say = on_event or (lambda line: None)
+        self._endpoint = Endpoint(settings, self._say)
+        prices = Prices(settings.input_price, settings.output_price)
+        self.spending = Spending(store, prices, settings.budget, settings.max_requests)
+        self._limit = AdaptiveLimit(settings.concurrency)
+        self.retries: Counter[str] = Counter()
+        self._under_way: dict[str, asyncio.Task[Answer]] = {}
+        self._answered = 0  # by the server, in this process, usable or not
+        self._stop: UserError | None = None
+        self._told: set[str] = set()
+        if lost := self.spending.lost_before.lost:
+            self._say(
+                f"{lost} requests were under way when the last build died; they are counted as lost and asked again where needed"
+            )
+
+    @property
+    def url(self) -> str:
+        """Of the server, for messages."""
+        return self._endpoint.url
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._limit.in_flight
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that may be under way now; 429s lower it, answers raise it up to the ceiling."""
+        return int(self._limit.limit)
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer, from the store or from the server. Identical requests at the same time are sent once.
+
+        A caller that is cancelled leaves its request under way: it is paid for, so its answer is stored; :meth:`close` ends it.
+
+        Args:
+            request: the question.
+
+        Raises:
+            BadAnswer: unusable answers only; the build can go on without.
+            TeacherDown: no use in asking on.
+            BudgetSpent: the budget or max_requests is used up.
+            UserError: the store cannot be written.
+        """
+        key = key_of(request, self.settings)
+        task = self._under_way.get(key)
+        if task is not None:
+            return replace(await asyncio.shield(task), cached=True)
+        if (stored := self.store.get(key)) is not None:
+            try:
+                value = _read(request, stored.text)
+                return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
+            except BadAnswer as bad:  # the reply model checks more than it did
+                self._say_once(
+                    f"stale {request.stage}", f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
+                )
+        task = asyncio.create_task(self._obtain(request, key))
+        self._under_way[key] = task
+        task.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(task)
+
+    async def close(self, wait: float = 0.0) -> None:
+        """End what is under way, and the connections.
+
+        Args:
+            wait: seconds for requests under way to come back first, so that what is paid for is stored.
+        """
+        tasks = list(self._under_way.values())
+        if tasks and wait:
+            self._stop = self._stop or UserError(
+                "the teacher is being closed"
+            )  # what is under way ends; nothing new is sent
+            await asyncio.wait(tasks, timeout=wait)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._endpoint.close()
+
+    def _ended(self, key: str, task: asyncio.Task[Answer]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone; asyncio need not complain
+
+    async def _obtain(self, request: Request, key: str) -> Answer:
+        """Ask until an answer is usable, at most ``attempts`` times, counting those before a restart."""
+        attempt, max_tokens, last = self._so_far(key)
+        while attempt < self.settings.attempts and max_tokens <= 2 * self.settings.max_tokens:
+            try:
+                return await self._attempt(request, key, attempt, max_tokens)
+            except BadAnswer as bad:
+                if bad.reason not in UNUSABLE or (bad.reason == "length" and max_tokens > self.settings.max_tokens):
+                    raise
+                last = bad
+            if last.reason == "length":
+                max_tokens *= 2
+            else:
+                attempt += 1
+        raise last
+
+    def _so_far(self, key: str) -> tuple[int, int, BadAnswer]:
+        """Attempts that failed, the limit to send next, and the failure to report if there is none left."""
+        attempt, max_tokens, last = 0, self.settings.max_tokens, BadAnswer("empty", "no attempt was allowed")
+        for failure in self.store.failures(key):
+            if failure.reason not in UNUSABLE or (
+                failure.reason == "length" and failure.max_tokens < self.settings.max_tokens
+            ):
+                continue
+            last = BadAnswer(failure.reason, failure.detail)
+            if failure.reason == "length":
+                max_tokens = max(max_tokens, 2 * failure.max_tokens)
+            else:
+                attempt += failure.count
+        return attempt, max_tokens, last
+
+    async def _attempt(self, request: Request, key: str, attempt: int, max_tokens: int) -> Answer:
+        """One answer, stored if it is usable and logged if it is not."""
+        seed = self._seed(request.sample, attempt)
+        try:
+            reply, ticket = await self._send(request, key, seed, attempt, max_tokens)
+        except BadAnswer as bad:
+            self.store.log_failure(key, request.stage, bad.reason, bad.detail, max_tokens)
+            raise
+        tokens = self._tokens(request, reply)
+        try:
+            value = _read(request, reply.text, reply)
+        except BadAnswer as bad:
+            failed = (key, request.stage, bad.reason, bad.detail, max_tokens)
+            spent = self.spending.paid(*tokens, usable=False)
+            self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
+            raise
+        about = {
+            "model": self.settings.model,
+            "temperature": self.settings.temperature,
+            "seed": seed,
+            "sample": request.sample,
+        }
+        about |= {"prompt_version": request.prompt_version, "served_by": reply.model, "fingerprint": reply.fingerprint}
+        answer, spent = (
+            StoredAnswer(reply.text, *tokens, request.stage, about),
+            self.spending.paid(*tokens, usable=True),
+        )
+        self._record(ticket, spent, lambda: self.store.put(key, answer, spent, ticket.number))
+        return Answer(value, reply.text, False, key, *tokens)
+
+    async def _send(
+        self, request: Request, key: str, seed: int | None, attempt: int, max_tokens: int
+    ) -> tuple[Reply, Ticket]:
+        """One reply of the server, through whatever passes."""
+        tries, answered, size = 0, self._answered, _size(request)
+        while True:
+            since = self._answered
+            sent_at = await self._limit.acquire()
+            ticket = None
+            try:
+                self._check_stop()
+                ticket = await self.spending.reserve(key, request.stage, size, max_tokens)
+                reply = await self._endpoint.send(request, seed, max_tokens, attempt)
+                self._answered += 1
+                self._limit.succeeded()
+                return reply, ticket
+            except TurnedAway as away:
+                assert ticket is not None
+                self._note(away, key, ticket, sent_at)
+                tries = 1 if away.cause == "429" and self._answered > since else tries + 1
+                if tries > self._patience(away):
+                    raise self._given_up(away, tries, answered) from None
+                failure = away
+            except BaseException as error:
+                self._account_for(error, ticket)
+                raise
+            finally:
+                self._limit.release()
+            if failure.cause != "429" or not failure.retry_after:
+                await asyncio.sleep(backoff(tries, self.settings.backoff, self.settings.backoff_cap))
+
+    def _account_for(self, error: BaseException, ticket: Ticket | None) -> None:
+        """A request that ended for good without a reply."""
+        if isinstance(error, UserError):
+            self._stop = self._stop or error
+        if ticket is None:
+            return
+        # Cancelled or a bug while it was under way: what it cost is not known. A refusal by the server costs nothing.
+        known = isinstance(error, (BadAnswer, UserError))
+        self._settle(ticket, Spent(1, refused=1) if known else Spent(1, lost=1, lost_cost=ticket.reserved))
+
+    def _note(self, away: TurnedAway, key: str, ticket: Ticket, sent_at: float) -> None:
+        """Count a failure that may pass, and slow down where the server asks."""
+        self.retries[away.cause] += 1
+        spent = Spent(1, lost=1, lost_cost=ticket.reserved) if away.lost else Spent(1, refused=1)
+        self._settle(ticket, spent)
+        if away.cause == "429" and self._limit.refused(sent_at, away.retry_after):
+            self._say(
+                f"the teacher says 429, too many requests: {self.concurrency} at once from now on ({away.detail})"
+            )
+        elif away.cause != "429":
+            self._say_once(away.cause, f"the teacher at {self.url}: {away.detail}; such failures are tried again")
+
+    def _settle(self, ticket: Ticket, spent: Spent) -> None:
+        self._record(ticket, spent, lambda: self.store.settle(ticket.stage, spent, ticket.number))
+
+    def _record(self, ticket: Ticket, spent: Spent, write: Callable[[], None]) -> None:
+        """Write what became of a request. A store that cannot be written ends everything: no further answer could be kept."""
+        try:
+            write()
+        except UserError as error:
+            self._stop = self._stop or error
+            self.spending.release(ticket)
+            raise
+        self.spending.settled(ticket, spent)
+
+    def _patience(self, away: TurnedAway) -> int:
+        """Tries after the first. A server that never answered and takes no connection is most likely a wrong URL: found out soon."""
+        return (
+            min(4, self.settings.max_retries)
+            if away.cause == "connection" and not self._answered
+            else self.settings.max_retries
+        )
+
+    def _given_up(self, away: TurnedAway, tries: int, answered: int) -> Exception:
+        if self._answered > answered:
+            return BadAnswer("unavailable", f"{tries} tries: {away.detail}")
+        where = "check the URL (OPENAI_BASE_URL) and the server" if not self._answered else "check the server"
+        self._stop = TeacherDown(
+            f"the teacher at {self.url} does not answer ({tries} tries; {away.detail}); {where}, then run the same command again",
+            again=True,
+        )
+        return self._stop
+
+    def _check_stop(self) -> None:
+        """Nothing is sent any more once it is known to be useless."""
+        if self._stop is not None:
+            raise self._stop
+
+    def _seed(self, sample: int, attempt: int) -> int | None:
+        return None if self.settings.seed is None else (self.settings.seed + sample + attempt * _SEED_STRIDE) % _SEEDS
+
+    def _tokens(self, request: Request, reply: Reply) -> tuple[int, int]:
+        """Of the prompt and of the answer, as the server counts them, else estimated."""
+        if reply.input_tokens is not None and reply.output_tokens is not None:
+            return reply.input_tokens, reply.output_tokens
+        self._say_once("usage", "the teacher does not count tokens; they are estimated from the length of the texts")
+        return round(_size(request) / BYTES_PER_TOKEN), round(
+            len(reply.text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
+        )
+
+    def _say_once(self, what: str, line: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._say(line)
+
+
+def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
+    """The validated answer.
+
+    Raises:
+        BadAnswer: it is not usable.
+    """
+    if reply is not None:
+        if reply.refusal or reply.finish_reason == "content_filter":
+            raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
+        if reply.finish_reason == "length":
+            raise BadAnswer("length", "the answer was cut off at max_tokens")
+    if not text.strip():
+        raise BadAnswer("empty", "the answer has no text")
+    try:
+        value = parse_object(text)
+    except NotJson as error:
+        raise BadAnswer("not_json", str(error)) from None
+    try:
+        return request.reply.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the object"
+        raise BadAnswer("schema", f"{where}: {first['msg']} ({error.error_count()} in all)") from None
+
+
+def _size(request: Request) -> int:
+    """Bytes of both messages."""
+    return len(request.system.encode("utf-8", "replace")) + len(request.user.encode("utf-8", "replace"))
+
+
+def _check(settings: TeacherSettings) -> None:
+    """Settings in range.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if not settings.model:
+        raise UserError("the teacher needs a model: give its name as the server calls it")
+    for name in ("max_tokens", "timeout", "concurrency", "attempts"):
+        if not getattr(settings, name) > 0:
+            raise UserError(f"{name} must be above 0, not {getattr(settings, name)}")
+    for name in (
+        "max_retries",
+        "input_price",
+        "output_price",
+        "budget",
+        "max_requests",
+        "temperature",
+        "backoff",
+        "backoff_cap",
+    ):
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"{name} must be 0 or above, not {value}")
