@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "build": "igascale.cli.data.build",
     "validate": "igascale.cli.data.validate",
+    "inspect": "igascale.cli.data.inspect",
 }
 
 
