@@ -97,6 +97,20 @@ def choose_held_out(seed_ids: list[str], fraction: float, seed: int) -> set[str]
     return set(random.Random(f"igascale split {seed}").sample(sorted(seed_ids), count))
 
 
+def proof(files: Writing, near: float) -> dict[str, Any] | None:
+    """That training and held-out file share no seed, problem or near-duplicate; None where nothing is held out.
+
+    Logical forms are compared and do not count: here they are a teacher's words for a pattern of reasoning, which many problems share.
+    """
+    if not files[VALIDATION].lines or not files[TRAIN].lines:
+        return None
+    from igascale.isomers.leakage import prove
+    from igascale.isomers.similarity import THRESHOLD
+
+    found = prove(files[TRAIN].path, [files[VALIDATION].path], threshold=near or THRESHOLD, ignore=("form",))
+    return found.record()
+
+
 def _count(tally: Tally, record: Mapping[str, Any]) -> None:
     tally.usage.update(record["usage"])
     tally.scores[0] += sum(record["scores"])
@@ -132,5 +146,6 @@ def _repetition(group: Mapping[str, Any], index: Any) -> dict[str, Any] | None:
 
 
 def _divide(groups: LinesFile, train: LinesFile, validation: LinesFile, held_out: set[str]) -> None:
-    for line in groups.read_lines():
-        (validation if json.loads(line)["seed_id"] in held_out else train).write_line(line)
+    with groups.path.open("rb") as lines:
+        for line in lines:
+            (validation if json.loads(line)["seed_id"] in held_out else train).write_line(line)

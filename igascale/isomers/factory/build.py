@@ -18,9 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from igascale.errors import TRY_AGAIN, UserError
-from igascale.files import write_atomically
 from igascale.isomers.factory.asking import decide_all
-from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, Contamination
+from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, Contamination, proof
 from igascale.isomers.factory.card import card
 from igascale.isomers.factory.domains import load_domains
 from igascale.isomers.factory.folder import Folder, Writing, disk_errors
@@ -181,10 +180,10 @@ class Build:
         )
         with Writing(self.folder.path, GROUPS, TRAIN, VALIDATION, REJECTED) as files:
             tally, held_out = assembly.write(files)
-        manifest = self._manifest(tally, len(held_out), files.about())
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.folder.path / "README.md", card(manifest))
-        write_atomically(self.folder.path / "manifest.json", text)
+            manifest = self._manifest(tally, len(held_out), files.finish())
+            manifest["split"]["proof"] = proof(files, options.near_duplicates)
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            files.commit({"README.md": card(manifest), "manifest.json": text})
         self._tell_result(manifest)
         return manifest
 
@@ -264,6 +263,11 @@ class Build:
         if not manifest["complete"]:
             self._say(f"warning: not complete: {manifest['unfinished']:,} seeds have no outcome yet")
         split = manifest["split"]
+        if split["proof"] is not None and not split["proof"]["passed"]:
+            self._say(
+                "warning: the held-out file shares problems with the training file (manifest.json, split.proof); "
+                "--near-duplicates keeps them apart"
+            )
         self._say(
             f"{self.folder.path}: {manifest['groups']:,} groups, {manifest['instances']:,} pairs; "
             f"{split['train']:,} to train on, {split['validation']:,} held out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,17 +84,17 @@ class Folder:
 
 
 class LinesFile:
-    """A JSONL file under way: written beside its name, hashed, and put in place by `commit`.
+    """A JSONL file under way: hashed while it is written.
 
     Args:
-        path: where it is to appear.
+        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._beside = path, path.with_name(f".{path.name}.tmp")
+        self.path = path
         self.lines = 0
         self._digest = hashlib.sha256()
-        self._file = self._beside.open("wb")
+        self._file = path.open("wb")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -112,75 +113,62 @@ class LinesFile:
             os.fsync(self._file.fileno())
             self._file.close()
 
-    def read_lines(self) -> Iterator[bytes]:
-        """The lines, once it is finished and before it is in place."""
-        with self._beside.open("rb") as file:
-            yield from file
-
-    def commit(self) -> None:
-        """Put it in place."""
-        self.finish()
-        self._beside.replace(self.path)
-
-    def drop(self) -> None:
-        """Give it up; what stood in its place stays."""
-        self._file.close()
-        self._beside.unlink(missing_ok=True)
-
     def about(self) -> dict[str, Any]:
         """For the manifest."""
         return {"sha256": self._digest.hexdigest(), "lines": self.lines}
 
 
 class Writing:
-    """Several files that appear together at the end of a ``with`` block, or, if it fails, none.
+    """Files that are written in a folder of their own and put in place together, once all are whole.
+
+    ::
+
+        with Writing(folder, "a.jsonl", "b.jsonl") as files:
+            files["a.jsonl"].write({...})
+            files.commit({"manifest.json": "..."})  # without it, or if anything fails, what was there before stays
 
     Args:
-        folder: where.
-        names: of the files.
+        folder: where they are to appear.
+        names: of the JSONL files. One without a line does not appear, and an earlier one of its name goes.
     """
 
     def __init__(self, folder: Path, *names: str) -> None:
-        self._files = {}
-        try:
-            for name in names:
-                self._files[name] = LinesFile(folder / name)
-        except OSError:
-            self._drop()
-            raise
-
-    def __getitem__(self, name: str) -> LinesFile:
-        return self._files[name]
-
-    def about(self) -> dict[str, Any]:
-        """Of each file with a line in it."""
-        return {name: file.about() for name, file in self._files.items() if file.lines}
+        self.folder, self.beside = folder, folder / ".new"
+        self._files: dict[str, LinesFile] = {}
+        self._names = names
 
     def __enter__(self) -> Writing:
+        shutil.rmtree(self.beside, ignore_errors=True)  # of a build that was killed
+        self.beside.mkdir()
+        self._files = {name: LinesFile(self.beside / name) for name in self._names}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._drop()
-            return
-        try:
-            for file in self._files.values():
-                file.finish()
-        except OSError:
-            self._drop()
-            raise
-        for file in self._files.values():
-            if file.lines:
-                file.commit()
-            else:  # no empty file: nobody could read it; and none of an earlier build
-                file.drop()
-                file.path.unlink(missing_ok=True)
+        shutil.rmtree(self.beside, ignore_errors=True)
 
-    def _drop(self) -> None:
+    def __getitem__(self, name: str) -> LinesFile:
+        return self._files[name]
+
+    def finish(self) -> dict[str, Any]:
+        """No more lines; what each file holds, for the manifest."""
         for file in self._files.values():
-            file.drop()
+            file.finish()
+        return {name: file.about() for name, file in self._files.items() if file.lines}
+
+    def commit(self, texts: Mapping[str, str]) -> None:
+        """Put everything in place, with further files by name and text; the last of them comes last."""
+        for name, text in texts.items():
+            write_atomically(self.beside / name, text)
+        for name, file in self._files.items():
+            file.finish()
+            if file.lines:
+                file.path.replace(self.folder / name)
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+        for name in texts:
+            (self.beside / name).replace(self.folder / name)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,30 +15,11 @@ from rich.text import Text
 from igascale.isomers.factory.pipeline import ACCEPTED
 from igascale.isomers.factory.store import Spent
 
+if TYPE_CHECKING:
+    from igascale.isomers.factory.teacher import Teacher
+
 _EVERY = 30.0  # seconds between lines where there is no terminal
 _REASONS = 6  # shown live
-
-
-class Costs(Protocol):
-    """The counters of a teacher."""
-
-    @property
-    def total(self) -> Spent:
-        """Since the store was made."""
-
-
-class Asked(Protocol):
-    """What of a teacher is shown."""
-
-    spending: Costs
-
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-
-    @property
-    def concurrency(self) -> int:
-        """Most requests at once, now."""
 
 
 class Progress:
@@ -54,12 +35,12 @@ class Progress:
         self.known = self.new = self.accepted = 0
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.failed: dict[str, str] = {}
-        self.teacher: Asked | None = None
+        self.teacher: Teacher | None = None
         self._before = Spent()
         self._began = self._said = time.monotonic()
         self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
-    def watch(self, teacher: Asked) -> None:
+    def watch(self, teacher: Teacher) -> None:
         """Show this teacher's counters."""
         self.teacher, self._before = teacher, teacher.spending.total
 
