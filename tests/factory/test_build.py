@@ -25,7 +25,7 @@ def _key(monkeypatch):
 
 @pytest.fixture(scope="module")
 def groups():
-    return generate(40, seed=11)
+    return generate(30, seed=11)
 
 
 def write(path, oracle):
@@ -214,18 +214,18 @@ def test_split_and_hashes(tmp_path, groups):
         told = build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, concurrency=64, license="cc-by-4.0")
     split = told.manifest["split"]
     train, held_out = (read_groups(tmp_path / "out" / f"{side}.jsonl") for side in ("train", "validation"))
-    assert (len(train), len(held_out)) == (32, 8) == (split["train"], split["validation"])
+    assert (len(train), len(held_out)) == (24, 6) == (split["train"], split["validation"])
     assert not {group.seed_id for group in train} & {group.seed_id for group in held_out}
-    assert split["proof"]["passed"] and split["proof"]["groups"] == 32
+    assert split["proof"]["passed"] and split["proof"]["groups"] == 24
     for name, about in told.manifest["files"].items():
         content = (tmp_path / "out" / name).read_bytes()
         assert about == {"sha256": hashlib.sha256(content).hexdigest(), "lines": content.count(b"\n")}
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlicense: cc-by-4.0\n") and "40 problems" in card
+    assert card.startswith("---\nlicense: cc-by-4.0\n") and "30 problems" in card
     assert told.manifest["teacher"]["mean_alignment"] == 0.915
     with Store.open_readonly(tmp_path / "out" / "answers.sqlite") as store:
         answers = store.count_answers()
-    assert told.manifest["teacher"]["answers"] == sum(answers.values()) == 40 * 9
+    assert told.manifest["teacher"]["answers"] == sum(answers.values()) == 30 * 9
 
 
 def test_the_papers_arithmetic():
