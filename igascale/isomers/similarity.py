@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ THRESHOLD = 0.8
 _WEIGHT = 2
 _RECALL = 0.995  # of the candidates, for a pair whose similarity is the threshold; more for a closer one
 _MOST_BANDS = 16  # memory and time grow with them
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def sketch(text: str) -> Sketch:
     return Sketch(identity, np.unique(np.fromiter(map(hash_of, _shingles(text)), dtype=np.uint64)))
 
 
-class NearDuplicates:
+class NearDuplicates(Generic[Key]):
     """An index of texts that finds those like a given one.
 
     No false positives: what is returned has that similarity. A pair just at the threshold is missed 1 time in 200, a closer one
@@ -82,7 +84,7 @@ class NearDuplicates:
         bands, rows = _bands(threshold)
         self._width = bands * rows
         self._lsh = MinHashLSH(num_perm=self._width, params=(bands, rows))
-        self._keys: list[list[Hashable]] = []  # per different text, all that were added under it
+        self._keys: list[list[Key]] = []  # per different text, all that were added under it
         self._shingles: list[np.ndarray] = []
         self._by_identity: dict[int, int] = {}
 
@@ -90,7 +92,7 @@ class NearDuplicates:
         """How many texts were added."""
         return sum(len(keys) for keys in self._keys)
 
-    def add(self, key: Hashable, text: str | Sketch) -> None:
+    def add(self, key: Key, text: str | Sketch) -> None:
         """Add a text under a key; a key may come twice."""
         item = sketch(text) if isinstance(text, str) else text
         known = self._by_identity.get(item.identity)
@@ -104,7 +106,7 @@ class NearDuplicates:
         if len(item.shingles):
             self._lsh.insert(index, self._minhash(item), check_duplication=False)
 
-    def matches(self, text: str | Sketch) -> list[tuple[Hashable, float]]:
+    def matches(self, text: str | Sketch) -> list[tuple[Key, float]]:
         """Keys of the texts like this one and their similarity, the most similar first, then in the order they were added."""
         item = sketch(text) if isinstance(text, str) else text
         found = []

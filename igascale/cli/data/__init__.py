@@ -12,6 +12,9 @@ COMMANDS = {
     "build": "igascale.cli.data.build",
     "validate": "igascale.cli.data.validate",
     "inspect": "igascale.cli.data.inspect",
+    "split": "igascale.cli.data.split",
+    "leakage": "igascale.cli.data.leakage",
+    "contamination": "igascale.cli.data.contamination",
 }
 
 
