@@ -14,14 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from igascale.errors import TRY_AGAIN, UserError, did_you_mean
 from igascale.isomers.factory.request import Request, reply_schema
-
-if TYPE_CHECKING:
-    from igascale.isomers.factory.teacher import TeacherSettings
+from igascale.isomers.factory.settings import TeacherSettings
 
 KEYS = ("IGASCALE_TEACHER_KEY", "OPENAI_API_KEY")
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -33,6 +31,7 @@ _ABOUT_STRUCTURE = re.compile(
 _TOO_LONG = re.compile(
     r"context.{0,10}(length|window|size)|maximum context|too (long|many tokens|large)", re.IGNORECASE
 )
+_WITHOUT_PASSWORD = re.compile(r"//[^/]*@")
 _FILTERED = re.compile(r"content.?(filter|policy|management)", re.IGNORECASE)
 
 
@@ -52,11 +51,12 @@ class BadAnswer(Exception):
         reason: ``length``, ``not_json``, ``schema``, ``empty`` or ``filtered``; ``unavailable`` where the server fails at this one request
             (it times out, or 500) while it answers others: no verdict on the request, so worth asking again another day.
         detail: what exactly.
+        declined: the server refused the request itself (its length, say), at no cost; asking again would end the same.
     """
 
-    def __init__(self, reason: str, detail: str):
+    def __init__(self, reason: str, detail: str, declined: bool = False):
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.declined = reason, detail, declined
 
 
 class TurnedAway(Exception):
@@ -104,7 +104,7 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(
-                f"teacher URL {url!r} is no http(s) address; give one such as http://localhost:8000/v1 (OPENAI_BASE_URL)"
+                f"teacher URL {_WITHOUT_PASSWORD.sub('//', url)!r} is no http(s) address; give one such as http://localhost:8000/v1 (OPENAI_BASE_URL)"
             )
         #: For messages: without a password that the URL may carry.
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
@@ -114,10 +114,11 @@ class Endpoint:
                 f"no key for the teacher at {self.url}: set OPENAI_API_KEY (any word, for a server that asks for none)"
             )
         try:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, Timeout
         except ImportError:
             raise UserError("the teacher needs the openai package: pip install 'igascale[data]'") from None
-        self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=settings.timeout)
+        patience = Timeout(settings.timeout, connect=min(10.0, settings.timeout))
+        self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=patience)
         self._way = _WAYS[0] if settings.structured == "auto" else settings.structured
         self._limit_name = "max_tokens"
 
@@ -182,6 +183,8 @@ class Endpoint:
         return body
 
     def _reply(self, completion: Any) -> Reply:
+        if error := getattr(completion, "error", None):  # some gateways say 200 all the same
+            raise TurnedAway("5xx", self._redacted(" ".join(str(error).split())[:300]))
         choices = getattr(completion, "choices", None)
         if isinstance(completion, str) or choices is None:
             raise TeacherDown(
@@ -191,7 +194,7 @@ class Endpoint:
         usage = completion.usage
         return Reply(
             text=(getattr(message, "content", None) or ""),
-            finish_reason=(choices[0].finish_reason or "") if choices else "",
+            finish_reason=str(choices[0].finish_reason or "").lower() if choices else "",
             refusal=getattr(message, "refusal", None) or "",
             input_tokens=getattr(usage, "prompt_tokens", None),
             output_tokens=getattr(usage, "completion_tokens", None),
@@ -221,15 +224,15 @@ class Endpoint:
         """What to do about a failure."""
         import openai
 
+        cause = error.__cause__
+        if isinstance(error, openai.APIConnectionError) and type(cause).__name__.startswith("Connect"):
+            return TurnedAway("connection", self._redacted(f"no connection ({cause})"))
         if isinstance(error, openai.APITimeoutError):
             return TurnedAway("timeout", f"no answer within {self._settings.timeout:g} s", lost=True)
         if isinstance(error, openai.APIStatusError):
             return await self._meaning_of_status(error, error.status_code)
         if isinstance(error, openai.APIConnectionError):
-            cause = error.__cause__
-            detail = f"{type(cause).__name__}: {cause}" if cause else str(error)
-            connected = not type(cause).__name__.startswith("Connect")
-            return TurnedAway("cut" if connected else "connection", self._redacted(detail), lost=connected)
+            return TurnedAway("cut", self._redacted(str(cause or error)), lost=True)
         if isinstance(error, (ValueError, openai.APIError)):  # a body that is no JSON: it was cut
             return TurnedAway("cut", f"the reply is cut off: {self._redacted(str(error))}", lost=True)
         return error
@@ -259,9 +262,9 @@ class Endpoint:
             return TeacherDown(await self._what_is_missing(text))
         if status in (400, 413, 422):
             if code == "context_length_exceeded" or status == 413 or _TOO_LONG.search(text):
-                return BadAnswer("length", f"the request is too long for {model}: {text}")
+                return BadAnswer("length", f"the request is too long for {model}: {text}", declined=True)
             if "content_filter" in code or _FILTERED.search(text):
-                return BadAnswer("filtered", text)
+                return BadAnswer("filtered", text, declined=True)
         return TeacherDown(
             f"the teacher at {self.url} refuses the request (HTTP {status}: {text}); check model {model!r} and the settings of the teacher"
         )
@@ -288,6 +291,7 @@ class Endpoint:
         return self._redacted(words[:300] + (f" [{param}]" if param and str(param) not in words else ""))
 
     def _redacted(self, text: str) -> str:
+        text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be printed
         return text.replace(self._key, "***") if len(self._key) > 5 else text
 
 

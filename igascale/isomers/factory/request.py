@@ -16,12 +16,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from igascale.isomers.factory.teacher import TeacherSettings
+from igascale.isomers.factory.settings import TeacherSettings
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,8 @@ def _strict(schema: Any) -> Any:
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    if "$ref" in schema:
+        return {"$ref": schema["$ref"]}  # strict servers want it alone, without a description beside it
     strict = {name: _strict(part) for name, part in schema.items() if name != "default"}
     if isinstance(properties := schema.get("properties"), dict):
         # A field may be called "default" or "properties" itself: names are not keywords.

@@ -69,6 +69,7 @@ class Spending:
         self.store, self.prices, self.budget, self.max_requests = store, prices, budget, max_requests
         self.lost_before = store.settle_lost()
         self._stages = store.spending()
+        self._total = sum(self._stages.values(), Spent())
         self.reserved, self._under_way = 0.0, 0
         self._settled = asyncio.Event()
 
@@ -80,7 +81,7 @@ class Spending:
     @property
     def total(self) -> Spent:
         """Over all stages, since the store was made."""
-        return sum(self._stages.values(), Spent())
+        return self._total
 
     async def reserve(self, key: str, stage: str, prompt_bytes: int, max_tokens: int) -> Ticket:
         """Set aside what a request can cost; waits for others to come back where they hold too much.
@@ -108,6 +109,7 @@ class Spending:
     def settled(self, ticket: Ticket, spent: Spent) -> None:
         """The store has noted what became of a request: free its reservation."""
         self._stages[ticket.stage] = self._stages.get(ticket.stage, Spent()) + spent
+        self._total += spent
         self.release(ticket)
 
     def release(self, ticket: Ticket) -> None:

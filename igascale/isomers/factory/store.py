@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from igascale.errors import UserError
 from igascale.isomers.factory.database import open_for_reading, open_for_writing, told
 from igascale.isomers.factory.store_lock import StoreLock
 from igascale.status import now
@@ -121,6 +122,8 @@ class Store:
             UserError: somebody builds with it (host and pid are named), or the file is missing, not a store, read-only, damaged.
         """
         path = Path(path)
+        if not create and not path.exists():
+            raise UserError(f"{path}: no such store; `igascale data build` makes one")
         if create:
             with told_of_folder(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,9 +195,21 @@ class Store:
         max_tokens: int = 0,
         spent: Spent | None = None,
         sent: int | None = None,
+        durable: bool = True,
     ) -> None:
-        """Note that a request failed; never kept as an answer. Arguments as :meth:`put`."""
-        with self._transaction():
+        """Note that a request failed; never kept as an answer.
+
+        Args:
+            key: of the request.
+            stage: of the request.
+            reason: one word; failures are counted by it.
+            detail: what exactly; the last one is kept.
+            max_tokens: that the answer might have had, where that matters.
+            spent: to add to the counters of the stage.
+            sent: as in :meth:`put`.
+            durable: on the disk when this returns.
+        """
+        with self._transaction(durable):
             self._db.execute(
                 "INSERT INTO failures VALUES (?, ?, ?, ?, ?, 1, ?) ON CONFLICT (key, reason, max_tokens) "
                 "DO UPDATE SET count = count + 1, detail = excluded.detail, at = excluded.at",
@@ -353,8 +368,6 @@ def told_of_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: instead of ``OSError``.
     """
-    from igascale.errors import UserError
-
     try:
         yield
     except OSError as error:

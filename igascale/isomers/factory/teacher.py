@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,7 +28,8 @@ from igascale.errors import UserError
 from igascale.isomers.factory.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
 from igascale.isomers.factory.json_text import NotJson, parse_object
 from igascale.isomers.factory.limits import AdaptiveLimit, backoff
-from igascale.isomers.factory.request import Request, key_of
+from igascale.isomers.factory.request import Request, key_of, reply_schema
+from igascale.isomers.factory.settings import TeacherSettings, check_settings
 from igascale.isomers.factory.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
 from igascale.isomers.factory.store import Spent, Store, StoredAnswer
 
@@ -36,47 +38,6 @@ __all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherD
 UNUSABLE = ("length", "not_json", "schema", "empty", "filtered")
 _SEED_STRIDE = 1_000_003  # between attempts: far more than there are samples
 _SEEDS = 2**31  # some servers take no more than 32 bits
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """How the teacher is asked. Its key comes from the environment alone: IGASCALE_TEACHER_KEY, else OPENAI_API_KEY.
-
-    Attributes:
-        model: as the server calls it.
-        base_url: of the server, usually ending in /v1; ``None``: OPENAI_BASE_URL, or OpenAI's own.
-        temperature: ``None`` leaves it to the server (some models take none).
-        seed: the one sent is ``seed + sample``, and another one for each new attempt; ``None`` sends none.
-        max_tokens: of an answer. One that is cut off there is asked for once more with twice as many.
-        timeout: seconds for a whole request.
-        concurrency: requests under way at most.
-        max_retries: tries after the first, for failures that may pass. A 429 counts only while the teacher answers nobody.
-        structured: how JSON is asked for; ``auto`` takes the strictest that the server does not refuse.
-        input_price: US dollars per million tokens; 0 is unknown.
-        output_price: likewise.
-        budget: US dollars over the life of the store.
-        max_requests: requests over the life of the store.
-        attempts: answers to one request, until a usable one.
-        backoff: seconds, the most before the second try; doubles with each.
-        backoff_cap: seconds, the most before any try.
-    """
-
-    model: str
-    base_url: str | None = None
-    temperature: float | None = 0.7
-    seed: int | None = 0
-    max_tokens: int = 4096
-    timeout: float = 300.0
-    concurrency: int = 32
-    max_retries: int = 12
-    structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
-    input_price: float = 0.0
-    output_price: float = 0.0
-    budget: float | None = None
-    max_requests: int | None = None
-    attempts: int = 3
-    backoff: float = 0.5
-    backoff_cap: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +61,17 @@ class Answer:
     output_tokens: int
 
 
+@dataclass(frozen=True)
+class _Try:
+    """One request to send: the question, how many unusable answers there were, and what follows from that."""
+
+    request: Request
+    key: str
+    attempt: int
+    seed: int | None
+    max_tokens: int
+
+
 class Teacher:
     """See the module.
 
@@ -117,7 +89,7 @@ class Teacher:
     """
 
     def __init__(self, settings: TeacherSettings, store: Store, on_event: Callable[[str], None] | None = None):
-        _check(settings)
+        check_settings(settings)
         self.settings, self.store = settings, store
         self._say = on_event or (lambda line: None)
         self._endpoint = Endpoint(settings, self._say)
@@ -131,7 +103,7 @@ class Teacher:
         self._told: set[str] = set()
         if lost := self.spending.lost_before.lost:
             self._say(
-                f"{lost} requests were under way when the last build died; they are counted as lost and asked again where needed"
+                f"{lost} requests were under way when the last build died; counted as lost, asked again where needed"
             )
 
     @property
@@ -164,6 +136,7 @@ class Teacher:
             UserError: the store cannot be written.
         """
         key = key_of(request, self.settings)
+        _check_encodable(request)
         task = self._under_way.get(key)
         if task is not None:
             return replace(await asyncio.shield(task), cached=True)
@@ -172,9 +145,8 @@ class Teacher:
                 value = _read(request, stored.text)
                 return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
             except BadAnswer as bad:  # the reply model checks more than it did
-                self._say_once(
-                    f"stale {request.stage}", f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
-                )
+                line = f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
+                self._say_once(f"stale {request.stage}", line)
         task = asyncio.create_task(self._obtain(request, key))
         self._under_way[key] = task
         task.add_done_callback(lambda done: self._ended(key, done))
@@ -188,9 +160,7 @@ class Teacher:
         """
         tasks = list(self._under_way.values())
         if tasks and wait:
-            self._stop = self._stop or UserError(
-                "the teacher is being closed"
-            )  # what is under way ends; nothing new is sent
+            self._stop = self._stop or UserError("the teacher is being closed")  # nothing new is sent
             await asyncio.wait(tasks, timeout=wait)
         for task in tasks:
             task.cancel()
@@ -207,11 +177,13 @@ class Teacher:
         attempt, max_tokens, last = self._so_far(key)
         while attempt < self.settings.attempts and max_tokens <= 2 * self.settings.max_tokens:
             try:
-                return await self._attempt(request, key, attempt, max_tokens)
+                return await self._attempt(_Try(request, key, attempt, self._seed(request.sample, attempt), max_tokens))
             except BadAnswer as bad:
-                if bad.reason not in UNUSABLE or (bad.reason == "length" and max_tokens > self.settings.max_tokens):
+                cut_off_twice = bad.reason == "length" and max_tokens > self.settings.max_tokens
+                if bad.declined or bad.reason not in UNUSABLE or cut_off_twice:
                     raise
                 last = bad
+            self._say_once(f"{request.stage} {last.reason}", f"{request.stage}: unusable answers ({last}); asked again")
             if last.reason == "length":
                 max_tokens *= 2
             else:
@@ -222,67 +194,57 @@ class Teacher:
         """Attempts that failed, the limit to send next, and the failure to report if there is none left."""
         attempt, max_tokens, last = 0, self.settings.max_tokens, BadAnswer("empty", "no attempt was allowed")
         for failure in self.store.failures(key):
-            if failure.reason not in UNUSABLE or (
-                failure.reason == "length" and failure.max_tokens < self.settings.max_tokens
-            ):
+            if failure.reason == "length" and failure.max_tokens >= self.settings.max_tokens:
+                max_tokens = max(max_tokens, 2 * failure.max_tokens)
+            elif failure.reason in UNUSABLE and failure.reason != "length":
+                attempt += failure.count
+            else:
                 continue
             last = BadAnswer(failure.reason, failure.detail)
-            if failure.reason == "length":
-                max_tokens = max(max_tokens, 2 * failure.max_tokens)
-            else:
-                attempt += failure.count
         return attempt, max_tokens, last
 
-    async def _attempt(self, request: Request, key: str, attempt: int, max_tokens: int) -> Answer:
+    async def _attempt(self, this: _Try) -> Answer:
         """One answer, stored if it is usable and logged if it is not."""
-        seed = self._seed(request.sample, attempt)
+        request, key = this.request, this.key
         try:
-            reply, ticket = await self._send(request, key, seed, attempt, max_tokens)
+            reply, ticket = await self._send(this)
         except BadAnswer as bad:
-            self.store.log_failure(key, request.stage, bad.reason, bad.detail, max_tokens)
+            if bad.declined:
+                self.store.log_failure(key, request.stage, f"declined: {bad.reason}", bad.detail, this.max_tokens)
             raise
+        # From here to the store without a pause: the next request cannot be sent before this answer is safe.
         tokens = self._tokens(request, reply)
         try:
             value = _read(request, reply.text, reply)
         except BadAnswer as bad:
-            failed = (key, request.stage, bad.reason, bad.detail, max_tokens)
+            failed = (key, request.stage, bad.reason, bad.detail, this.max_tokens)
             spent = self.spending.paid(*tokens, usable=False)
             self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
             raise
-        about = {
-            "model": self.settings.model,
-            "temperature": self.settings.temperature,
-            "seed": seed,
-            "sample": request.sample,
-        }
-        about |= {"prompt_version": request.prompt_version, "served_by": reply.model, "fingerprint": reply.fingerprint}
-        answer, spent = (
-            StoredAnswer(reply.text, *tokens, request.stage, about),
-            self.spending.paid(*tokens, usable=True),
-        )
+        spent = self.spending.paid(*tokens, usable=True)
+        answer = StoredAnswer(reply.text, *tokens, request.stage, self._about(this, reply))
         self._record(ticket, spent, lambda: self.store.put(key, answer, spent, ticket.number))
         return Answer(value, reply.text, False, key, *tokens)
 
-    async def _send(
-        self, request: Request, key: str, seed: int | None, attempt: int, max_tokens: int
-    ) -> tuple[Reply, Ticket]:
+    async def _send(self, this: _Try) -> tuple[Reply, Ticket]:
         """One reply of the server, through whatever passes."""
-        tries, answered, size = 0, self._answered, _size(request)
+        tries, answered, size = 0, 0, _size(this.request)
         while True:
             since = self._answered
             sent_at = await self._limit.acquire()
             ticket = None
             try:
                 self._check_stop()
-                ticket = await self.spending.reserve(key, request.stage, size, max_tokens)
-                reply = await self._endpoint.send(request, seed, max_tokens, attempt)
+                ticket = await self.spending.reserve(this.key, this.request.stage, size, this.max_tokens)
+                reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
                 self._answered += 1
                 self._limit.succeeded()
                 return reply, ticket
             except TurnedAway as away:
                 assert ticket is not None
-                self._note(away, key, ticket, sent_at)
+                self._note(away, this.key, ticket, sent_at)
                 tries = 1 if away.cause == "429" and self._answered > since else tries + 1
+                answered = self._answered if tries == 1 else answered
                 if tries > self._patience(away):
                     raise self._given_up(away, tries, answered) from None
                 failure = away
@@ -308,11 +270,11 @@ class Teacher:
         """Count a failure that may pass, and slow down where the server asks."""
         self.retries[away.cause] += 1
         spent = Spent(1, lost=1, lost_cost=ticket.reserved) if away.lost else Spent(1, refused=1)
-        self._settle(ticket, spent)
+        failed = (key, ticket.stage, away.cause, away.detail, 0, spent, ticket.number)
+        self._record(ticket, spent, lambda: self.store.log_failure(*failed, durable=False))
         if away.cause == "429" and self._limit.refused(sent_at, away.retry_after):
-            self._say(
-                f"the teacher says 429, too many requests: {self.concurrency} at once from now on ({away.detail})"
-            )
+            pause = f" after {away.retry_after:.0f} s of silence" if away.retry_after else ""
+            self._say(f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on{pause}")
         elif away.cause != "429":
             self._say_once(away.cause, f"the teacher at {self.url}: {away.detail}; such failures are tried again")
 
@@ -331,11 +293,8 @@ class Teacher:
 
     def _patience(self, away: TurnedAway) -> int:
         """Tries after the first. A server that never answered and takes no connection is most likely a wrong URL: found out soon."""
-        return (
-            min(4, self.settings.max_retries)
-            if away.cause == "connection" and not self._answered
-            else self.settings.max_retries
-        )
+        most = self.settings.max_retries
+        return min(4, most) if away.cause == "connection" and not self._answered else most
 
     def _given_up(self, away: TurnedAway, tries: int, answered: int) -> Exception:
         if self._answered > answered:
@@ -350,7 +309,7 @@ class Teacher:
     def _check_stop(self) -> None:
         """Nothing is sent any more once it is known to be useless."""
         if self._stop is not None:
-            raise self._stop
+            raise self._stop.with_traceback(None)
 
     def _seed(self, sample: int, attempt: int) -> int | None:
         return None if self.settings.seed is None else (self.settings.seed + sample + attempt * _SEED_STRIDE) % _SEEDS
@@ -360,9 +319,20 @@ class Teacher:
         if reply.input_tokens is not None and reply.output_tokens is not None:
             return reply.input_tokens, reply.output_tokens
         self._say_once("usage", "the teacher does not count tokens; they are estimated from the length of the texts")
-        return round(_size(request) / BYTES_PER_TOKEN), round(
-            len(reply.text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
-        )
+        sizes = _size(request), len(reply.text.encode("utf-8", "replace"))
+        return math.ceil(sizes[0] / BYTES_PER_TOKEN), math.ceil(sizes[1] / BYTES_PER_TOKEN)
+
+    def _about(self, this: _Try, reply: Reply) -> dict[str, Any]:
+        """What is recorded beside an answer."""
+        return {
+            "model": self.settings.model,
+            "temperature": self.settings.temperature,
+            "seed": this.seed,
+            "sample": this.request.sample,
+            "prompt_version": this.request.prompt_version,
+            "served_by": reply.model,
+            "fingerprint": reply.fingerprint,
+        }
 
     def _say_once(self, what: str, line: str) -> None:
         if what not in self._told:
@@ -377,14 +347,17 @@ def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
         BadAnswer: it is not usable.
     """
     if reply is not None:
-        if reply.refusal or reply.finish_reason == "content_filter":
+        if reply.refusal or reply.finish_reason in ("content_filter", "safety"):
             raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
-        if reply.finish_reason == "length":
+        if reply.finish_reason in ("length", "max_tokens"):
             raise BadAnswer("length", "the answer was cut off at max_tokens")
     if not text.strip():
         raise BadAnswer("empty", "the answer has no text")
     try:
+        text.encode()
         value = parse_object(text)
+    except UnicodeEncodeError:
+        raise BadAnswer("not_json", "half a surrogate pair in the text") from None
     except NotJson as error:
         raise BadAnswer("not_json", str(error)) from None
     try:
@@ -396,31 +369,20 @@ def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
 
 
 def _size(request: Request) -> int:
-    """Bytes of both messages."""
-    return len(request.system.encode("utf-8", "replace")) + len(request.user.encode("utf-8", "replace"))
+    """Bytes of both messages and of the schema, which the server adds to them or we do."""
+    return sum(len(text.encode()) for text in (request.system, request.user, reply_schema(request.reply)))
 
 
-def _check(settings: TeacherSettings) -> None:
-    """Settings in range.
+def _check_encodable(request: Request) -> None:
+    """Text that can be sent.
 
     Raises:
-        UserError: names the setting.
+        UserError: it cannot.
     """
-    if not settings.model:
-        raise UserError("the teacher needs a model: give its name as the server calls it")
-    for name in ("max_tokens", "timeout", "concurrency", "attempts"):
-        if not getattr(settings, name) > 0:
-            raise UserError(f"{name} must be above 0, not {getattr(settings, name)}")
-    for name in (
-        "max_retries",
-        "input_price",
-        "output_price",
-        "budget",
-        "max_requests",
-        "temperature",
-        "backoff",
-        "backoff_cap",
-    ):
-        value = getattr(settings, name)
-        if value is not None and not value >= 0:
-            raise UserError(f"{name} must be 0 or above, not {value}")
+    try:
+        request.system.encode(), request.user.encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.start]
+        raise UserError(
+            f"{request.stage}: half a surrogate pair in the prompt, after {around!r}; mend that text"
+        ) from None
