@@ -27,12 +27,15 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: pages were not rendered (apt install chromium)")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: pages were not rendered (apt install chromium)"
+)
 
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    "--remote-debugging-pipe",
+]
 _PATIENCE = 60.0  # seconds for one answer
 
 
@@ -60,6 +63,7 @@ class Browser:
         os.close(commands)
         os.close(answers)
         self._buffer, self._number = b"", 0
+        self._answers: dict[int, dict[str, Any]] = {}
         self._pages: dict[str, Page] = {}
         return self
 
@@ -110,7 +114,6 @@ class Browser:
             answer.update(self._answers.pop(number, {}))
             return bool(answer)
 
-        self._answers: dict[int, dict[str, Any]] = {}
         self._until(answered, method)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
@@ -159,10 +162,18 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    def screenshot(self, path: str | Path, full: bool = False) -> Path:
-        """Write what the window shows as PNG; with `full`, the whole document."""
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)["data"]
-        Path(path).write_bytes(base64.b64decode(data))
+    def screenshot(self, path: str | Path, full: bool = False, selector: str | None = None) -> Path:
+        """Write what the window shows as PNG; with `full`, the whole document; with `selector`, that element alone."""
+        options: dict[str, Any] = {"captureBeyondViewport": full or selector is not None}
+        if selector is not None:
+            self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView()")
+            self.evaluate("new Promise(requestAnimationFrame)")  # what is drawn only when seen is drawn now
+            box = self.evaluate(
+                f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height}}))"
+                f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+            )
+            options["clip"] = box | {"scale": 1}
+        Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"]))
         return Path(path)
 
     def close(self) -> None:

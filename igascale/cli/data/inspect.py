@@ -69,8 +69,8 @@ def command(
     if rejected and (groups or kinds or domains or sample is not None or html is not None):
         raise click.UsageError("--rejected goes with --seed-id, --grep and --limit only (a page of a build has both)")
     source = find_source(Path(path))
-    if source.warning:
-        click.secho(f"warning: {source.warning}", err=True, fg="yellow")
+    for warning in source.warnings:
+        click.secho(f"warning: {warning}", err=True, fg="yellow")
     cut = limit or (_PAGE if html is not None else _TERMINAL)
     if rejected:
         _print_rejected(source, seeds, text, cut)
@@ -87,7 +87,7 @@ def _print(selection: Selection) -> None:
 
     from igascale.isomers.factory.view import print_groups
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     print_groups(console, selection, selection.wanted.domains)
     more = "" if selection.shown == selection.total else " (--limit, --sample and --grep show others)"
     console.print(f"{selection.summary()}{more}", markup=False)
@@ -100,7 +100,7 @@ def _print_rejected(source: Source, seeds: tuple[str, ...], text: str | None, li
 
     # A file is taken to be one of rejections; of a folder without one, reading says so.
     path = source.rejected or (source.path / "rejected.jsonl" if source.path.is_dir() else source.path)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     rejections = Rejections(path, seeds, text, limit)
     print_rejected(console, rejections)
     console.print(rejections.summary(), markup=False)
@@ -117,6 +117,7 @@ def _write_page(html: Path, source: Source, selection: Selection) -> None:
         shown=lambda: f"Shown: {selection.summary()}.",
         domains=selection.wanted.domains,
         manifest=source.manifest,
+        warnings=source.warnings,
         rejections=Rejections(source.rejected, limit=selection.wanted.limit) if source.rejected is not None else None,
     )
     click.echo(f"{html}: {selection.summary()} ({html.stat().st_size / 1e6:.1f} MB; open it in any browser)")

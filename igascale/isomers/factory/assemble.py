@@ -6,17 +6,20 @@ What looks across seeds is decided here, and costs nothing to decide again: benc
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from igascale.isomers.factory.folder import LinesFile, Writing
+from igascale.isomers.factory.folder import Writing
 from igascale.isomers.factory.manifest import Tally
 from igascale.isomers.factory.pipeline import ACCEPTED
 from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, near_index, outcome_id
+from igascale.isomers.leakage import prove
+from igascale.isomers.schema import iter_groups
 from igascale.isomers.seeds import Seed
+from igascale.isomers.similarity import THRESHOLD
+from igascale.isomers.split import Clusters, assign
 
 GROUPS, TRAIN, VALIDATION, REJECTED = "groups.jsonl", "train.jsonl", "validation.jsonl", "rejected.jsonl"
 #: (id, text) pairs -> the ids that overlap with a benchmark, and with what.
@@ -35,9 +38,9 @@ class Assembly:
     validation_fraction: float
     split_seed: int
 
-    def write(self, files: Writing) -> tuple[Tally, set[str]]:
-        """Write groups, rejections and both sides of the split; returns the counts and the seeds held out."""
-        tally, kept = Tally(), []
+    def write(self, files: Writing) -> Tally:
+        """Write groups, rejections and both sides of the split; returns the counts."""
+        tally = Tally()
         contaminated = self.contamination(self._problems())
         index = near_index(self.near)
         for seed, rejection, record in self._outcomes():
@@ -52,7 +55,6 @@ class Assembly:
                 rejection = _overlap(group, contaminated) or _repetition(group, index)
             if rejection is None and group is not None:
                 files[GROUPS].write(group)
-                kept.append(seed.id)
                 tally.groups += 1
                 scores = group["meta"]["alignment"].values()
                 tally.kept_scores[0] += sum(scores)
@@ -60,10 +62,23 @@ class Assembly:
             elif rejection is not None:
                 tally.rejected[(rejection["stage"], rejection["reason"])] += 1
                 files[REJECTED].write({"seed_id": seed.id, **rejection, "problem": seed.problem})
-        held_out = choose_held_out(kept, self.validation_fraction, self.split_seed)
+        del index
         files[GROUPS].finish()
-        _divide(files[GROUPS], files[TRAIN], files[VALIDATION], held_out)
-        return tally, held_out
+        self._divide(files)
+        return tally
+
+    def _divide(self, files: Writing) -> None:
+        """The split, by seed. Fewer than two groups (or clusters of groups that are alike) cannot be split: all are for training."""
+        clusters = Clusters(*_ties(self.near))
+        for _, group in iter_groups(files[GROUPS].path) if files[GROUPS].lines else ():
+            clusters.add(group)
+        part_of: Mapping[str, str] = {}
+        if len(clusters.members()) > 1:
+            part_of, _ = assign(clusters, {"validation": self.validation_fraction}, self.split_seed)
+        with files[GROUPS].path.open("rb") as lines:
+            for line in lines:
+                held_out = part_of.get(json.loads(line)["seed_id"]) == "validation"
+                files[VALIDATION if held_out else TRAIN].write_line(line)
 
     def _outcomes(self) -> Iterator[tuple[Seed, dict[str, Any] | None, dict[str, Any] | None]]:
         """Of each seed: (seed, why it is rejected, the outcome's record); neither where it is unfinished."""
@@ -89,26 +104,23 @@ class Assembly:
                 yield from ((instance["id"], instance["problem"]) for instance in record["group"]["instances"])
 
 
-def choose_held_out(seed_ids: list[str], fraction: float, seed: int) -> set[str]:
-    """The seeds to hold out, as `split_groups` chooses them; none where there are fewer than two."""
-    if len(seed_ids) < 2:
-        return set()
-    count = min(max(round(fraction * len(seed_ids)), 1), len(seed_ids) - 1)
-    return set(random.Random(f"igascale split {seed}").sample(sorted(seed_ids), count))
+def _ties(near: float) -> tuple[float, tuple[str, ...]]:
+    """From which similarity problems must share a side, and which categories need not be looked at to know.
+
+    Logical forms tie nothing: here they are a teacher's words for a pattern of reasoning, which many problems share. Where
+    near-duplicates were removed, none are left to be kept together.
+    """
+    if near and near <= THRESHOLD:
+        return near, ("form", "near")
+    return THRESHOLD, ("form",)
 
 
 def proof(files: Writing, near: float) -> dict[str, Any] | None:
-    """That training and held-out file share no seed, problem or near-duplicate; None where nothing is held out.
-
-    Logical forms are compared and do not count: here they are a teacher's words for a pattern of reasoning, which many problems share.
-    """
-    if not files[VALIDATION].lines or not files[TRAIN].lines:
+    """That training and held-out file share no seed, problem or near-duplicate; None where nothing is held out."""
+    if not files[VALIDATION].lines:
         return None
-    from igascale.isomers.leakage import prove
-    from igascale.isomers.similarity import THRESHOLD
-
-    found = prove(files[TRAIN].path, [files[VALIDATION].path], threshold=near or THRESHOLD, ignore=("form",))
-    return found.record()
+    threshold, _ = _ties(near)
+    return prove(files[TRAIN].path, [files[VALIDATION].path], threshold=threshold, ignore=("form",)).record()
 
 
 def _count(tally: Tally, record: Mapping[str, Any]) -> None:
@@ -143,9 +155,3 @@ def _repetition(group: Mapping[str, Any], index: Any) -> dict[str, Any] | None:
     for instance in group["instances"]:
         index.add(instance["id"], instance["problem"])
     return None
-
-
-def _divide(groups: LinesFile, train: LinesFile, validation: LinesFile, held_out: set[str]) -> None:
-    with groups.path.open("rb") as lines:
-        for line in lines:
-            (validation if json.loads(line)["seed_id"] in held_out else train).write_line(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -24,14 +25,14 @@ class Source:
         groups: the file of groups.
         rejected: the build's file of rejections, where there is one.
         manifest: the build's manifest, where there is one.
-        warning: what could not be used, in words.
+        warnings: what could not be used or is not what it claims to be, in words.
     """
 
     path: Path
     groups: Path
     rejected: Path | None = None
     manifest: dict[str, Any] | None = None
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def find_source(path: Path) -> Source:
@@ -49,19 +50,38 @@ def find_source(path: Path) -> Source:
             f"name one of its files: {others}" if others else "give a file of groups, or the folder of a finished build"
         )
         raise UserError(f"{path}: no {GROUPS} in this folder; {hint}")
-    manifest, warning = _manifest(path / MANIFEST)
-    return Source(path, groups, rejected if rejected.exists() else None, manifest, warning)
+    manifest, *warnings = _manifest(path / MANIFEST)
+    present = tuple(file for file in (groups, rejected) if file.exists())
+    warnings += _changed(manifest, present) if manifest is not None else []
+    return Source(path, groups, rejected if rejected in present else None, manifest, tuple(warnings))
 
 
-def _manifest(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The manifest, or why it cannot be used: groups can be looked at without it."""
+def _manifest(path: Path) -> tuple[Any, ...]:
+    """The manifest; or None, and why it cannot be used: groups can be looked at without it."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None, ""
+        return (None,)
     except (OSError, ValueError) as error:
         return None, f"{path}: not shown, it cannot be read ({error})"
-    return (manifest, "") if isinstance(manifest, dict) else (None, f"{path}: not shown, it is no JSON object")
+    return (manifest,) if isinstance(manifest, dict) else (None, f"{path}: not shown, it is no JSON object")
+
+
+def _changed(manifest: dict[str, Any], files: tuple[Path, ...]) -> list[str]:
+    """Which of the files are not those that the manifest describes by their SHA-256."""
+    described = manifest.get("files")
+    warnings = []
+    for file in files:
+        about = described.get(file.name) if isinstance(described, dict) else None
+        expected = about.get("sha256") if isinstance(about, dict) else None
+        if expected is None:
+            continue
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != expected:
+                warnings.append(
+                    f"{file}: is not the file that {MANIFEST} describes (another SHA-256); it was changed since"
+                )
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -148,8 +168,11 @@ class Selection:
             among = of if self.wanted.everything else f"of the {self.matching:,} that match, {of}"
             return f"{_groups(self.shown)} drawn at random (seed {self.wanted.seed}), {among} in {file}"
         if self.wanted.everything:
-            first = "" if self.shown == self.total else "the first "
-            return f"{first}{self.shown:,} {of} in {file}"
+            return (
+                f"the first {self.shown:,} {of} in {file}"
+                if self.shown < self.total
+                else f"all {_groups(self.total)} in {file}"
+            )
         if self._ended or self.wanted.groups:
             return f"all {self.shown:,} that match, {of} in {file}" if self.shown > 1 else f"1 {of} in {file} matches"
         return f"the first {self.shown:,} that match, found in the first {self.read:,} {of} in {file}"

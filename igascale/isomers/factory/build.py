@@ -33,7 +33,8 @@ from igascale.isomers.factory.seed_files import Bank
 from igascale.isomers.factory.spending import BudgetSpent
 from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, outcome_id, survey
-from igascale.isomers.factory.teacher import Teacher, TeacherSettings
+from igascale.isomers.factory.settings import TeacherSettings
+from igascale.isomers.factory.teacher import Teacher
 from igascale.isomers.schema import IsomerGroup
 from igascale.version import __version__
 
@@ -179,8 +180,8 @@ class Build:
             options.split_seed,
         )
         with Writing(self.folder.path, GROUPS, TRAIN, VALIDATION, REJECTED) as files:
-            tally, held_out = assembly.write(files)
-            manifest = self._manifest(tally, len(held_out), files.finish())
+            tally = assembly.write(files)
+            manifest = self._manifest(tally, files[VALIDATION].lines, files.finish())
             manifest["split"]["proof"] = proof(files, options.near_duplicates)
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             files.commit({"README.md": card(manifest), "manifest.json": text})
@@ -258,8 +259,8 @@ class Build:
             self._say(f"  {row['left']:>7,} {row['meaning']}" + (f"  (without {away})" if away else ""))
         if not manifest["groups"]:
             self._say(f"warning: no group was accepted; {self.folder.path / REJECTED} says why")
-        elif manifest["groups"] < 2:
-            self._say("warning: one group cannot be split; it is in train.jsonl")
+        elif not manifest["split"]["validation"]:
+            self._say("warning: there is nothing to hold out: one group, or groups that are all alike; train.jsonl has everything")
         if not manifest["complete"]:
             self._say(f"warning: not complete: {manifest['unfinished']:,} seeds have no outcome yet")
         split = manifest["split"]

@@ -7,6 +7,7 @@ layer by barycenters, then coordinates. Each edge's label has a place of its own
 from __future__ import annotations
 
 import itertools
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ LINE = 15.0  # height of a line of text, px
 _TEXT_WIDTH, _TEXT_LINES = 150.0, 5  # a node's text is broken at this width; what is longer ends with an ellipsis
 _PAD_X, _PAD_Y = 14.0, 7.0  # between a node's text and its border
 _LABEL_HEIGHT = 13.0
-_GAP_X, _GAP_Y = 14.0, 15.0  # between neighbours of a layer, and between layers
+_GAP_X, _GAP_Y = 14.0, 18.0  # between neighbours of a layer, and between layers
 _MARGIN = 6.0
 _SWEEPS = 24
 _NARROW, _WIDE = frozenset(" !'(),./:;I[]ijl|`"), frozenset("MWmw@%&GOQ")
@@ -79,6 +80,7 @@ def lay_out(dag: Dag) -> Layout:
     drawing = _Drawing(dag)
     drawing.order()
     drawing.place()
+    drawing.straighten()
     return drawing.layout(dag)
 
 
@@ -204,15 +206,45 @@ class _Drawing:
                 for item, x in zip(rank, _closest(wishes, weights, _offsets(rank)), strict=True):
                     item.x = x
 
+    def straighten(self) -> None:
+        """Let every edge that passes layers run down as straight as the room between its neighbours allows."""
+        for chain in self.chains:
+            passed = chain[1:-1]
+            while passed:
+                left, right = self._room(passed[0])
+                count = 1
+                for item in passed[1:]:
+                    low, high = self._room(item)
+                    if max(left, low) > min(right, high):
+                        break
+                    left, right, count = max(left, low), min(right, high), count + 1
+                wish = chain[-1].x if count == len(passed) else chain[0].x
+                for item in passed[:count]:
+                    item.x = min(max(wish, left), right)
+                passed = passed[count:]
+
+    def _room(self, item: _Item) -> tuple[float, float]:
+        """From where to where an item may move without coming nearer to its neighbours than gaps allow."""
+        rank, at = self.ranks[item.rank], item.position
+        ends = [-math.inf, math.inf]
+        for side, beside in ((0, at - 1), (1, at + 1)):
+            if 0 <= beside < len(rank):
+                apart = (rank[beside].width + item.width) / 2 + _GAP_X
+                ends[side] = rank[beside].x + (apart if side == 0 else -apart)
+        # Rounding may leave a little less than no room.
+        return min(ends[0], item.x), max(ends[1], item.x)
+
     def layout(self, dag: Dag) -> Layout:
         """The finished drawing, moved to where its left and upper margins are."""
         items = [item for rank in self.ranks for item in rank]
         left = min((item.x - item.width / 2 for item in items), default=0.0) - _MARGIN
-        tops, height = [], _MARGIN
+        tops, bottoms, height = [], [], _MARGIN
         for rank in self.ranks:
             tops.append(height)
-            height += max((item.height for item in rank), default=0.0) + _GAP_Y
-        bottoms = [top - _GAP_Y for top in [*tops[1:], height]]
+            bottoms.append(height + max((item.height for item in rank), default=0.0))
+            # Where edges go far to the side there is more room, so that they are not all flat on one line.
+            far = max((abs(item.x - lower.x) for item in rank for lower in item.below), default=0.0)
+            height = bottoms[-1] + _GAP_Y + min(0.06 * far, 1.5 * _GAP_Y)
 
         def box(item: _Item) -> Box:
             y = (tops[item.rank] + bottoms[item.rank]) / 2
@@ -222,16 +254,16 @@ class _Drawing:
         routes = []
         for number, chain in enumerate(self.chains):
             source, target = box(chain[0]), box(chain[-1])
-            start = source.x + leaving[number]
+            start = leaving[number] - left
             points = [(start, source.y + source.height / 2), (start, bottoms[chain[0].rank])]
             for item in chain[1:-1]:
                 points += [(item.x - left, tops[item.rank]), (item.x - left, bottoms[item.rank])]
-            end = target.x + entering[number]
+            end = entering[number] - left
             points += [(end, tops[chain[-1].rank]), (end, target.y - target.height / 2)]
             routes.append(Route(tuple(points), box(self.label_of[number])))
         right = max((item.x + item.width / 2 for item in items), default=0.0)
         nodes = {node.id: box(self.nodes[node.id]) for node in dag.nodes}
-        return Layout(right - left + _MARGIN, max(height - _GAP_Y, 0.0) + _MARGIN, nodes, tuple(routes))
+        return Layout(right - left + _MARGIN, bottoms[-1] + _MARGIN, nodes, tuple(routes))
 
 
 def _node(rank: int, kind: str, text: str) -> _Item:
@@ -294,15 +326,20 @@ def _closest(wishes: Sequence[float], weights: Sequence[float], offsets: Sequenc
 
 
 def _ports(chains: list[list[_Item]]) -> tuple[list[float], list[float]]:
-    """How far from its node's middle each edge leaves and enters, so that the edges of a node do not run into each other."""
+    """The x at which each edge leaves its source and enters its target: straight above or below where it goes, if it can."""
     leaving, entering = [0.0] * len(chains), [0.0] * len(chains)
-    for end, beside, shifts in ((0, 1, leaving), (-1, -2, entering)):
+    for end, beside, ports in ((0, 1, leaving), (-1, -2, entering)):
         at: dict[int, list[int]] = {}
         for number, chain in enumerate(chains):
             at.setdefault(id(chain[end]), []).append(number)
         for numbers in at.values():
             numbers.sort(key=lambda number: (chains[number][beside].x, number))
-            step = min(16.0, 0.55 * chains[numbers[0]][end].width / len(numbers))
-            for place, number in enumerate(numbers):
-                shifts[number] = (place - (len(numbers) - 1) / 2) * step
+            node = chains[numbers[0]][end]
+            reach = max(node.width / 2 - 18, 0.2 * node.width)  # the corners are cut or round
+            apart = min(14.0, 2 * reach / max(1, len(numbers) - 1))
+            wishes = [min(max(chains[number][beside].x - node.x, -reach), reach) for number in numbers]
+            places = _closest(wishes, [1.0] * len(numbers), [apart * place for place in range(len(numbers))])
+            over = max(places[-1] - reach, 0.0) + min(places[0] + reach, 0.0)
+            for number, place in zip(numbers, places, strict=True):
+                ports[number] = node.x + place - over
     return leaving, entering

@@ -26,7 +26,7 @@ def draw(dag: Dag, name: str) -> str:
     label = f"{name}: a graph of {len(dag.nodes)} nodes and {len(dag.edges)} edges"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{_escaped(label)}" '
-        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
+        f'width="{width}" height="{height}" style="--width:{width}px" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
     )
 
 

@@ -6,6 +6,7 @@ The manifest is read without knowing its keys: what is not recognised is shown i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -21,37 +22,62 @@ _FIGURES = (*_SHARES, "mean_alignment", "alignment", "teacher", "model", "cost",
 def render(manifest: Mapping[str, Any]) -> str:
     """The head of the page, as HTML."""
     rest = dict(manifest)
-    funnel = next((key for key in _FUNNELS if _is_funnel(rest.get(key))), None)
-    bars = _funnel(rest.pop(funnel)) if funnel is not None else ""
+    key, stages = next(((key, rows) for key in _FUNNELS if (rows := _stages(rest.get(key)))), ("", []))
+    rest.pop(key, None)
+    bars = _funnel(stages) if stages else ""
     figures = "".join(
         f"<div><dt>{_name(key)}</dt><dd>{_figure(key, rest.pop(key))}</dd></div>"
         for key in _FIGURES
         if isinstance(rest.get(key), str | int | float) and rest[key] != ""
     )
-    table = f'<details class="rest"><summary>The whole manifest</summary>{_value(rest)}</details>' if rest else ""
+    table = f'<details class="rest"><summary>The rest of the manifest</summary>{_value(rest)}</details>' if rest else ""
     facts = f'<dl class="facts">{figures}</dl>' if figures else ""
     return f'<div class="build">{bars}{facts}{table}</div>'
 
 
-def _is_funnel(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(type(count) is int and count >= 0 for count in value.values())
-    )
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the funnel: what was left after it, what that means, and what it turned down."""
+
+    name: str
+    left: int
+    meaning: str
+    rejected: Any
 
 
-def _funnel(counts: Mapping[str, int]) -> str:
-    """A bar a stage, in the manifest's order, as long as its share of the largest."""
-    most, before, rows = max(counts.values()) or 1, None, []
-    for stage, count in counts.items():
-        part = f"{count / before:.1%} of those" if before else ""
+def _stages(value: Any) -> list[_Stage]:
+    """The funnel from ``{stage: count}`` or ``[{"stage", "left", "meaning", "rejected"}]``; empty if it is neither."""
+    if isinstance(value, Mapping):
+        value = [{"stage": stage, "left": left} for stage, left in value.items()]
+    if not isinstance(value, list):
+        return []
+    rows = [row for row in value if isinstance(row, Mapping) and type(row.get("left")) is int and row["left"] >= 0]
+    if len(rows) < len(value):
+        return []
+    return [
+        _Stage(str(row.get("stage", "")), row["left"], str(row.get("meaning", "")), row.get("rejected")) for row in rows
+    ]
+
+
+def _funnel(stages: list[_Stage]) -> str:
+    """A bar a stage, as long as its share of the largest; under it what the stage turned down."""
+    most, before, rows = max(stage.left for stage in stages) or 1, None, []
+    for stage in stages:
+        part = f"{stage.left / before:.1%} kept" if before else ""
+        lost = f'<span class="lost">rejected: {_counts(stage.rejected)}</span>' if stage.rejected else ""
         rows.append(
-            f'<li><span>{_name(stage)}</span><span class="bar"><i style="--part:{count / most:.2%}"></i></span>'
-            f'<span class="count">{count:,}</span><span class="part">{part}</span></li>'
+            f'<li><span title="{_name(stage.name)}">{_name(stage.meaning or stage.name)}</span>'
+            f'<span class="bar"><i style="--part:{stage.left / most:.2%}"></i></span>'
+            f'<span class="count">{stage.left:,}</span><span class="part">{part}</span>{lost}</li>'
         )
-        before = count
+        before = stage.left
     return f'<ol class="funnel" aria-label="What each stage let through">{"".join(rows)}</ol>'
+
+
+def _counts(rejected: Any) -> str:
+    if not isinstance(rejected, Mapping):
+        return _scalar(rejected)
+    return ", ".join(f"{_name(str(reason))} {_scalar(count)}" for reason, count in rejected.items())
 
 
 def _figure(key: str, value: str | int | float) -> str:

@@ -28,7 +28,7 @@ function filter() {
     entries.get(group.id).hidden = group.hidden;
   }
   const count = shown().length;
-  $("found").textContent = count === groups.length ? "" : `${count} of the ${groups.length} groups on this page`;
+  $("found").textContent = `${count} of the ${groups.length} groups on this page`;
 }
 
 function columns() {
@@ -54,6 +54,15 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "j") step(1);
   if (event.key === "k") step(-1);
 });
+// A graph wider than its frame begins in the middle; its width is known once it is drawn.
+const middle = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    target.scrollLeft = (target.scrollWidth - target.clientWidth) / 2;
+    middle.unobserve(target);
+  }
+});
+for (const graph of document.querySelectorAll(".dag")) middle.observe(graph);
 filter(); // a browser that reloads keeps what was typed
 columns();
 document.body.classList.toggle("marked", $("mark").checked);

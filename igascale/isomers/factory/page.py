@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def write_page(
     domains: Collection[str] = (),
     manifest: Mapping[str, Any] | None = None,
     rejections: Rejections | None = None,
+    warnings: Sequence[str] = (),
 ) -> int:
     """Write the page; groups are rendered as they come, so that memory holds one at a time.
 
@@ -46,6 +47,7 @@ def write_page(
         domains: show only these; all when empty.
         manifest: of the build, any keys.
         rejections: what the build turned down.
+        warnings: what a reader must know before trusting the page.
 
     Returns:
         How many groups are on the page.
@@ -64,6 +66,7 @@ def write_page(
             title=_text(title),
             shown=_text(shown()),
             list="\n".join(entries),
+            warnings="".join(f'<p class="note differs"><b>Warning:</b> {_text(warning)}</p>' for warning in warnings),
             manifest=manifest_html.render(manifest) if manifest is not None else "",
             legend="".join(f"<li>{drawn_node(kind)}{_text(kind)}</li>" for kind in NODE_TYPES),
             rejected=rejected,
@@ -76,12 +79,14 @@ def write_page(
 
 def _check_target(path: Path) -> None:
     try:
-        if path.exists() and _GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise UserError(
-                f"{path}: exists and is no page of `igascale data inspect`; choose another name or delete it"
-            )
+        with path.open("rb") as file:
+            ours = _GENERATOR.encode() in file.read(1000)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{path}: cannot write the page here ({error.strerror})") from None
+    if not ours:
+        raise UserError(f"{path}: exists and is no page of `igascale data inspect`; choose another name or delete it")
 
 
 def _write(path: Path, before: str, body: Any, after: str) -> None:
@@ -183,11 +188,11 @@ def _graph(dag: Dag, name: str) -> str:
     return f"{drawing}{form}<details><summary>The graph as a table</summary><table>{head}{rows}</table></details>\n"
 
 
-def _meta(meta: Mapping[str, Any]) -> str:
+def _meta(meta: Mapping[str, Any], name: str = "More about this group") -> str:
     if not meta:
         return ""
     text = _text(json.dumps(meta, ensure_ascii=False, indent=2))
-    return f"<details><summary>More about this group</summary><pre>{text}</pre></details>\n"
+    return f"<details><summary>{name}</summary><pre>{text}</pre></details>\n"
 
 
 def _rejected(rejections: Rejections) -> str:
@@ -200,24 +205,17 @@ def _rejected(rejections: Rejections) -> str:
     )
     head = '<tr><th>stage</th><th>reason</th><th class="number">rejected</th></tr>'
     return (
-        f'<section id="rejected"><h2>What was rejected, and why</h2><p class="note">{_text(rejections.summary())}</p>'
-        f'<div class="wide"><table>{head}{rows}</table></div>{entries}</section>'
+        f'<section id="rejected"><h2>What was rejected, and why</h2><div class="wide"><table>{head}{rows}</table></div>'
+        f"<details><summary>{_text(rejections.summary())}</summary>{entries}</details></section>"
     )
 
 
-def _rejection(entry: Mapping[str, Any]) -> str:
-    parts = [
-        f"<p><b>{_text(entry['seed_id'])}</b> · {_text(entry['stage'])} · {_text(entry['reason'])}</p>",
-        *[
-            f'<p class="note" dir="auto">{_text(as_text(entry["detail"]))}</p>'
-            for _ in range(bool(entry.get("detail")))
-        ],
-        *[
-            f'<p class="problem" dir="auto">{_text(as_text(entry["problem"]))}</p>'
-            for _ in range(bool(entry.get("problem")))
-        ],
-    ]
-    return f'<div class="entry">{"".join(parts)}{_meta(rest_of(dict(entry)))}</div>'
+def _rejection(entry: dict[str, Any]) -> str:
+    parts = [f"<p><b>{_text(entry['seed_id'])}</b> · {_text(entry['stage'])} · {_text(entry['reason'])}</p>"]
+    for key, style in (("detail", "note"), ("problem", "problem")):
+        if entry.get(key):
+            parts.append(f'<p class="{style}" dir="auto">{_text(as_text(entry[key]))}</p>')
+    return f'<div class="entry">{"".join(parts)}{_meta(rest_of(entry), "More about this rejection")}</div>'
 
 
 def _text(text: str) -> str:

@@ -84,7 +84,9 @@ def lay_out(group: IsomerGroup, domains: Collection[str] = ()) -> SideBySide:
         hidden=[instance.domain for instance in group.instances if instance not in shown],
         shared=shared,
         differs=differs,
-        common_words=[word for word in vocabularies[0] if word in common] if len(shown) > 1 else [],
+        common_words=[as_written for word, as_written in vocabularies[0].items() if word in common]
+        if len(shown) > 1
+        else [],
         meta={key: value for key, value in group.meta.items() if key != "alignment" or not scores},
     )
 
@@ -111,15 +113,18 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"<U+{ord(match[0]):04X}>", text)
 
 
-def _words(instance: Instance) -> dict[str, None]:
-    """The words of a telling in the order of their first use, case folded."""
-    return dict.fromkeys(_WORD.findall(f"{instance.problem}\n{instance.cot}".casefold()))
+def _words(instance: Instance) -> dict[str, str]:
+    """The words of a telling in the order of their first use: case folded -> as written there."""
+    words: dict[str, str] = {}
+    for word in _WORD.findall(f"{instance.problem}\n{instance.cot}"):
+        words.setdefault(word.casefold(), word)
+    return words
 
 
 def _pieces(text: str, common: Collection[str]) -> list[Piece]:
-    """Cut into runs of common and of own words; what stands between two words goes with the run before it."""
+    """Cut into runs of common and of own words; what stands between two words of one kind goes with them."""
     pieces: list[Piece] = []
-    at, text = 0, visible(text)
+    at = 0
     for match in _WORD.finditer(text):
         own = match[0].casefold() not in common
         between = text[at : match.start()]
@@ -128,7 +133,8 @@ def _pieces(text: str, common: Collection[str]) -> list[Piece]:
         else:
             pieces += [(between, False)] * bool(between) + [(match[0], own)]
         at = match.end()
-    return [*pieces, (text[at:], False)] if text[at:] else pieces
+    pieces += [(text[at:], False)] * bool(text[at:])
+    return [(visible(piece), own) for piece, own in pieces]
 
 
 def _agreement(group: IsomerGroup, sides: list[Side]) -> tuple[list[str], list[str]]:
