@@ -18,7 +18,7 @@ def main() -> None:
     import igascale.cli
     import igascale.isomers.factory.build
     import igascale.isomers.leakage
-    import igascale.isomers.similarity  # noqa: F401
+    import igascale.isomers.similarity
 
     assert datasketch and openai
     print("ready", flush=True)

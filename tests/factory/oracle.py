@@ -37,9 +37,7 @@ class Oracle:
         self.groups, self.planted = groups, planted or {}
         self.mend_after = mend_after  # planted faults show only until the prompt quotes so many refusals
         self.by_seed = {group.instances[0].problem: group for group in groups}
-        self.by_problem = {
-            (instance.problem): (group, instance) for group in groups for instance in group.instances
-        }
+        self.by_problem = {(instance.problem): (group, instance) for group in groups for instance in group.instances}
         self.by_id = {group.id: group for group in groups}
         self.asked: Counter[str] = Counter()
 

@@ -5,15 +5,16 @@ import os
 from collections import Counter
 
 import pytest
-from builds import FILES, build, contents, lines
-from faulty_server import FaultyServer, Plan
-from oracle import PLANTED, Oracle, depends_on, joined
 
 from igascale.isomers.factory.manifest import arithmetic
 from igascale.isomers.factory.store import Store
 from igascale.isomers.generator import generate
 from igascale.isomers.schema import read_groups
 from igascale.isomers.seeds import Seed, write_seeds
+
+from builds import FILES, build, contents, lines
+from faulty_server import FaultyServer, Plan
+from oracle import PLANTED, Oracle, depends_on, joined
 
 FAULTS = {"429": 0.03, "500": 0.03, "cut": 0.02, "cut_early": 0.02, "truncated": 0.03, "schema": 0.03, "length": 0.02}
 
@@ -122,7 +123,13 @@ def test_a_refused_answer_is_asked_for_again_with_the_reason(tmp_path, groups):
         again = [call.user for call in server.log if "was refused, for this reason" in call.user]
     check_content(read_groups(tmp_path / "out" / "groups.jsonl"), groups[: len(PLANTED)])
     assert len(again) == len(planted)
-    for words in ("hold the cycle", "'THING'", "step counts differ by more than 2", "hang together differently", "got 0 of 1"):
+    for words in (
+        "hold the cycle",
+        "'THING'",
+        "step counts differ by more than 2",
+        "hang together differently",
+        "got 0 of 1",
+    ):
         assert any(words in user for user in again), words
 
 
@@ -195,7 +202,8 @@ def test_a_group_that_retells_an_earlier_one_is_removed(tmp_path, groups):
     write_seeds(tmp_path / "seeds.jsonl", [*oracle.seeds(), Seed("twin", twin)])
     oracle.verify = lambda seed, problem: {
         **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning"), "yes"),
-        **{"alignment_score": 0.9, "issues": []},
+        "alignment_score": 0.9,
+        "issues": [],
     }
     with FaultyServer(oracle) as server:
         told = build(tmp_path / "seeds.jsonl", tmp_path / "out", server)
@@ -206,12 +214,45 @@ def test_a_group_that_retells_an_earlier_one_is_removed(tmp_path, groups):
     assert told.manifest["split"]["proof"]["passed"]
 
 
+def test_what_overlaps_with_a_benchmark_is_removed(tmp_path, groups):
+    """A seed that is in it is never asked for; a problem that turns out like one is removed afterwards."""
+    oracle = Oracle(groups[:6])
+    told_in_law = next(i for i in groups[2].instances if i.domain == "law")
+    benchmark = tmp_path / "benchmark.jsonl"
+    write_seeds(
+        benchmark,
+        [
+            Seed("b1", f"Question 7. {groups[4].instances[0].problem}"),
+            Seed("b2", told_in_law.problem),
+            Seed("b3", "x " * 40),
+        ],
+    )
+    seeds = write(tmp_path / "seeds.jsonl", oracle)
+    with FaultyServer(oracle) as server:
+        told = build(seeds, tmp_path / "out", server, decontaminate=(str(benchmark),))
+        assert oracle.asked["extract"] == 5
+        first, asked = contents(tmp_path / "out"), len(server.log)
+        build(seeds, tmp_path / "out", server, decontaminate=(str(benchmark),))
+        assert contents(tmp_path / "out") == first and len(server.log) == asked
+    rejected = {line["seed_id"]: line for line in lines(tmp_path / "out" / "rejected.jsonl")}
+    assert {name: line["stage"] for name, line in rejected.items()} == {
+        groups[4].id: "bank",
+        groups[2].id: "contamination",
+    }
+    assert "with benchmark.jsonl, b2" in rejected[groups[2].id]["detail"] and rejected[groups[2].id]["domain"] == "law"
+    about = told.manifest["decontaminated"]
+    assert about["seeds"] == {"texts": 6, "contaminated": 1} and about["problems"] == {"texts": 20, "contaminated": 1}
+    assert told.manifest["groups"] == 4
+
+
 def test_split_and_hashes(tmp_path, groups):
     import hashlib
 
     oracle = Oracle(groups)
     with FaultyServer(oracle) as server:
-        told = build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, concurrency=64, license="cc-by-4.0")
+        told = build(
+            write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, concurrency=64, license="cc-by-4.0"
+        )
     split = told.manifest["split"]
     train, held_out = (read_groups(tmp_path / "out" / f"{side}.jsonl") for side in ("train", "validation"))
     assert (len(train), len(held_out)) == (24, 6) == (split["train"], split["validation"])

@@ -6,10 +6,11 @@ What looks across seeds is decided here, and costs nothing to decide again: benc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.folder import Writing
 from igascale.isomers.factory.manifest import Tally
 from igascale.isomers.factory.pipeline import ACCEPTED
@@ -22,8 +23,6 @@ from igascale.isomers.similarity import THRESHOLD
 from igascale.isomers.split import Clusters, assign
 
 GROUPS, TRAIN, VALIDATION, REJECTED = "groups.jsonl", "train.jsonl", "validation.jsonl", "rejected.jsonl"
-#: (id, text) pairs -> the ids that overlap with a benchmark, and with what.
-Contamination = Callable[[Iterable[tuple[str, str]]], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class Assembly:
     store: Store
     recipe: str
     near: float
-    contamination: Contamination
+    benchmarks: Benchmarks
     validation_fraction: float
     split_seed: int
 
     def write(self, files: Writing) -> Tally:
         """Write groups, rejections and both sides of the split; returns the counts."""
         tally = Tally()
-        contaminated = self.contamination(self._problems())
+        contaminated = self.benchmarks.overlaps("problems", self._problems()) if self.benchmarks.paths else {}
         index = near_index(self.near)
         for seed, rejection, record in self._outcomes():
             tally.seeds += 1

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from igascale.errors import TRY_AGAIN, UserError
 from igascale.isomers.factory.asking import decide_all
-from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, Contamination, proof
+from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, proof
 from igascale.isomers.factory.card import card
+from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.domains import load_domains
 from igascale.isomers.factory.folder import Folder, Writing, disk_errors
 from igascale.isomers.factory.manifest import Tally, mean, paper, projection, said
@@ -30,10 +31,10 @@ from igascale.isomers.factory.progress import Progress
 from igascale.isomers.factory.prompts import load_prompts
 from igascale.isomers.factory.recipe import recipe_of
 from igascale.isomers.factory.seed_files import Bank
+from igascale.isomers.factory.settings import TeacherSettings
 from igascale.isomers.factory.spending import BudgetSpent
 from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, outcome_id, survey
-from igascale.isomers.factory.settings import TeacherSettings
 from igascale.isomers.factory.teacher import Teacher
 from igascale.isomers.schema import IsomerGroup
 from igascale.version import __version__
@@ -78,9 +79,10 @@ class Build:
         self.settings = TeacherSettings(
             **{name: getattr(options, name) for name in TeacherSettings.__dataclass_fields__ if hasattr(options, name)}
         )
-        self.contamination = _contamination(options)
+        self.benchmarks = Benchmarks(options.decontaminate, options.ngram)
+        self.benchmarks.check_names()
         bank = Bank(options.seeds, options.seed_fields, options.split)
-        overlaps = self.contamination((seed.id, seed.problem) for _, seed in bank) if options.decontaminate else {}
+        overlaps = self.benchmarks.overlaps("seeds", ((seed.id, seed.problem) for _, seed in bank))
         self.survey: Survey = survey(bank, options.limit, options.near_duplicates, overlaps)
 
     def run(self) -> Result:
@@ -175,7 +177,7 @@ class Build:
             store,
             self.recipe.id,
             options.near_duplicates,
-            self.contamination,
+            self.benchmarks,
             options.validation_fraction,
             options.split_seed,
         )
@@ -223,7 +225,7 @@ class Build:
                 "validation": held_out,
             },
             "near_duplicates": options.near_duplicates,
-            "decontaminated": {"files": list(options.decontaminate), "ngram": options.ngram},
+            "decontaminated": self.benchmarks.about(),
             "paper": paper(),
             "projection": projection(tally.share, len(domains), options.validation_fraction),
             "recipe": {"id": self.recipe.id, **self.recipe.parts},
@@ -260,7 +262,9 @@ class Build:
         if not manifest["groups"]:
             self._say(f"warning: no group was accepted; {self.folder.path / REJECTED} says why")
         elif not manifest["split"]["validation"]:
-            self._say("warning: there is nothing to hold out: one group, or groups that are all alike; train.jsonl has everything")
+            self._say(
+                "warning: there is nothing to hold out: one group, or groups that are all alike; train.jsonl has everything"
+            )
         if not manifest["complete"]:
             self._say(f"warning: not complete: {manifest['unfinished']:,} seeds have no outcome yet")
         split = manifest["split"]
@@ -319,7 +323,3 @@ def _as_group(record: dict[str, Any]) -> IsomerGroup:
     from igascale.isomers.schema import group_of
 
     return group_of(record, "the store")
-
-
-def _contamination(options: BuildOptions) -> Contamination:
-    return lambda pairs: {}

@@ -59,8 +59,11 @@ class BuildOptions(BaseModel):
         le=1,
         description="similarity from which a seed, or a group's problem, repeats an earlier one; 0: off",
     )
-    decontaminate: tuple[str, ...] = Field((), description="benchmark file (JSONL) that no problem may overlap with")
-    ngram: int = Field(13, ge=1, description="words in a row that count as such an overlap")
+    decontaminate: tuple[str, ...] = Field(
+        (),
+        description="benchmark file (seeds, groups, or a text a line) that no problem may overlap with; may be given again",
+    )
+    ngram: int = Field(13, ge=2, description="words in a row that count as such an overlap")
 
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of the seeds held out")
     split_seed: int = Field(0, description="chooses which")
