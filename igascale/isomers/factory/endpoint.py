@@ -175,11 +175,12 @@ class Endpoint:
             body["temperature"] = self._settings.temperature
         if seed is not None:
             body["seed"] = seed
+        # As extra_body: as an argument, the client would walk through the whole schema for every request, a third of its CPU time.
         if way == "json_schema":
             described = {"name": request.reply.__name__, "strict": True, "schema": json.loads(schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": described}
+            body["extra_body"] = {"response_format": {"type": "json_schema", "json_schema": described}}
         elif way == "json_object":
-            body["response_format"] = {"type": "json_object"}
+            body["extra_body"] = {"response_format": {"type": "json_object"}}
         return body
 
     def _reply(self, completion: Any) -> Reply:

@@ -28,6 +28,7 @@ _ESCAPES = "bfnrt"
 _BACKSLASH = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|.)|\\$", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _MARKS = re.compile(r'["{}\[\]]')
+_END_OF_THOUGHTS = re.compile(r"^</think>", re.MULTILINE)
 _TRAILING_COMMA = re.compile(r"(?<![\[{,:\s])(\s*),(\s*[}\]])")
 
 
@@ -44,9 +45,7 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises:
         NotJson: there is none, more than one, or it is damaged.
     """
-    if "</think>" in text:
-        text = text.split("</think>", 1)[1]
-    source = _mended(_the_object(text))
+    source = _mended(_the_object(_after_thoughts(text)))
     try:
         value = json.loads(source, strict=False, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
     except NotJson:
@@ -58,6 +57,17 @@ def parse_object(text: str) -> dict[str, Any]:
     assert isinstance(value, dict)
     _check_characters(value)
     return value
+
+
+def _after_thoughts(text: str) -> str:
+    """The text without the thoughts before it; chat templates may have opened them, so that only their end is there to see."""
+    if text.lstrip().startswith("<think>"):
+        _, end, text = text.partition("</think>")
+        if not end:
+            raise NotJson("the thoughts never end")
+        return text
+    end_of_line = _END_OF_THOUGHTS.search(text)
+    return text[end_of_line.end() :] if end_of_line else text
 
 
 def _the_object(text: str) -> str:

@@ -135,7 +135,7 @@ class Spending:
         spent = total.cost + total.lost_cost
         if self.budget is not None and spent + self.reserved + reserved > self.budget + 1e-12:
             return (
-                f"budget ${self.budget:.2f} is spent: the next request may cost ${reserved:.4f} ({self.said()}). "
+                f"budget ${self.budget:g} is spent: the next request may cost ${reserved:.4f} ({self.said()}). "
                 "Everything paid for is stored: run the same command with a higher --budget to go on"
             )
         return ""

@@ -227,59 +227,72 @@ class Teacher:
         return Answer(value, reply.text, False, key, *tokens)
 
     async def _send(self, this: _Try) -> tuple[Reply, Ticket]:
-        """One reply of the server, through whatever passes."""
-        tries, answered, size = 0, 0, _size(this.request)
+        """One reply of the server, through whatever passes.
+
+        A request keeps its turn while it waits for another try, so that a server in trouble is asked by ever fewer; only "too many
+        requests" gives it up, for then there are others to answer.
+        """
+        tries = answered = 0
         while True:
             since = self._answered
             sent_at = await self._limit.acquire()
-            ticket = None
             try:
-                self._check_stop()
-                ticket = await self.spending.reserve(this.key, this.request.stage, size, this.max_tokens)
-                reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
-                self._answered += 1
-                self._limit.succeeded()
-                return reply, ticket
-            except TurnedAway as away:
-                assert ticket is not None
-                self._note(away, this.key, ticket, sent_at)
-                tries = 1 if away.cause == "429" and self._answered > since else tries + 1
-                answered = self._answered if tries == 1 else answered
-                if tries > self._patience(away):
-                    raise self._given_up(away, tries, answered) from None
-                failure = away
-            except BaseException as error:
-                self._account_for(error, ticket)
-                raise
+                while True:
+                    try:
+                        return await self._send_once(this)
+                    except TurnedAway as away:
+                        tries = 1 if away.cause == "429" and self._answered > since else tries + 1
+                        answered = self._answered if tries == 1 else answered
+                        if tries > self._patience(away):
+                            raise self._given_up(away, tries, answered) from None
+                        if away.cause == "429":
+                            self._slow_down(away, sent_at)
+                            asked_to_wait = away.retry_after
+                            break
+                        self._say_once(
+                            away.cause, f"the teacher at {self.url}: {away.detail}; such failures are tried again"
+                        )
+                    await self._pause(tries)
             finally:
                 self._limit.release()
-            if failure.cause != "429" or not failure.retry_after:
-                await asyncio.sleep(backoff(tries, self.settings.backoff, self.settings.backoff_cap))
+            if not asked_to_wait:
+                await self._pause(tries)
 
-    def _account_for(self, error: BaseException, ticket: Ticket | None) -> None:
-        """A request that ended for good without a reply."""
-        if isinstance(error, UserError):
+    async def _send_once(self, this: _Try) -> tuple[Reply, Ticket]:
+        """One request: reserved, sent, and accounted for if nothing came of it."""
+        self._check_stop()
+        try:
+            ticket = await self.spending.reserve(this.key, this.request.stage, _size(this.request), this.max_tokens)
+        except UserError as error:
             self._stop = self._stop or error
-        if ticket is None:
-            return
-        # Cancelled or a bug while it was under way: what it cost is not known. A refusal by the server costs nothing.
-        known = isinstance(error, (BadAnswer, UserError))
-        self._settle(ticket, Spent(1, refused=1) if known else Spent(1, lost=1, lost_cost=ticket.reserved))
+            raise
+        try:
+            reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
+        except TurnedAway as away:
+            self.retries[away.cause] += 1
+            spent = Spent(1, lost=1, lost_cost=ticket.reserved) if away.lost else Spent(1, refused=1)
+            failed = (this.key, ticket.stage, away.cause, away.detail, 0, spent, ticket.number)
+            self._record(ticket, spent, lambda: self.store.log_failure(*failed, durable=False))
+            raise
+        except BaseException as error:
+            if isinstance(error, UserError):
+                self._stop = self._stop or error
+            # A refusal by the server costs nothing; when cancelled, or by a bug of ours, what it cost is not known.
+            free = isinstance(error, (BadAnswer, UserError))
+            spent = Spent(1, refused=1) if free else Spent(1, lost=1, lost_cost=ticket.reserved)
+            self._record(ticket, spent, lambda: self.store.settle(ticket.stage, spent, ticket.number))
+            raise
+        self._answered += 1
+        self._limit.succeeded()
+        return reply, ticket
 
-    def _note(self, away: TurnedAway, key: str, ticket: Ticket, sent_at: float) -> None:
-        """Count a failure that may pass, and slow down where the server asks."""
-        self.retries[away.cause] += 1
-        spent = Spent(1, lost=1, lost_cost=ticket.reserved) if away.lost else Spent(1, refused=1)
-        failed = (key, ticket.stage, away.cause, away.detail, 0, spent, ticket.number)
-        self._record(ticket, spent, lambda: self.store.log_failure(*failed, durable=False))
-        if away.cause == "429" and self._limit.refused(sent_at, away.retry_after):
+    def _slow_down(self, away: TurnedAway, sent_at: float) -> None:
+        if self._limit.refused(sent_at, away.retry_after):
             pause = f" after {away.retry_after:.0f} s of silence" if away.retry_after else ""
             self._say(f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on{pause}")
-        elif away.cause != "429":
-            self._say_once(away.cause, f"the teacher at {self.url}: {away.detail}; such failures are tried again")
 
-    def _settle(self, ticket: Ticket, spent: Spent) -> None:
-        self._record(ticket, spent, lambda: self.store.settle(ticket.stage, spent, ticket.number))
+    async def _pause(self, tries: int) -> None:
+        await asyncio.sleep(backoff(tries, self.settings.backoff, self.settings.backoff_cap))
 
     def _record(self, ticket: Ticket, spent: Spent, write: Callable[[], None]) -> None:
         """Write what became of a request. A store that cannot be written ends everything: no further answer could be kept."""
