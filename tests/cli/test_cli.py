@@ -34,7 +34,15 @@ def refused(*arguments):
 
 @pytest.mark.parametrize(
     "command",
-    [[], *([c] for c in COMMANDS), ["data", "generate"], ["data", "validate"], ["runs", "ls"], ["runs", "tail"]],
+    [
+        [],
+        *([c] for c in COMMANDS),
+        ["data", "generate"],
+        ["data", "validate"],
+        ["data", "inspect"],
+        ["runs", "ls"],
+        ["runs", "tail"],
+    ],
 )
 def test_help_needs_no_torch(command):
     code = (

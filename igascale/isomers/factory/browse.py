@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError, did_you_mean
+from igascale.isomers.factory.side_by_side import counted
 from igascale.isomers.schema import IsomerGroup, iter_groups
 
 GROUPS, REJECTED, MANIFEST = "groups.jsonl", "rejected.jsonl", "manifest.json"
@@ -145,9 +146,10 @@ class Selection:
         self.matching = 0  # of those read
         self.shown = 0
         self.total = 0  # groups in the file
-        self._ids: set[str] = set()
-        self._kinds: set[str] = set()
-        self._seeds: set[str] = set()
+        # What the file has, in its order, to suggest a name for one that it has not.
+        self._ids: dict[str, None] = {}
+        self._kinds: dict[str, None] = {}
+        self._seeds: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[IsomerGroup]:
         """Yield the groups in the order of the file.
@@ -166,12 +168,12 @@ class Selection:
         file, of = self.path.name, f"of the {self.total:,} groups"
         if self.wanted.sample is not None:
             among = of if self.wanted.everything else f"of the {self.matching:,} that match, {of}"
-            return f"{_groups(self.shown)} drawn at random (seed {self.wanted.seed}), {among} in {file}"
+            return f"{counted(self.shown, 'group')} drawn at random (seed {self.wanted.seed}), {among} in {file}"
         if self.wanted.everything:
             return (
                 f"the first {self.shown:,} {of} in {file}"
                 if self.shown < self.total
-                else f"all {_groups(self.total)} in {file}"
+                else f"all {counted(self.total, 'group')} in {file}"
             )
         if self._ended or self.wanted.groups:
             return f"all {self.shown:,} that match, {of} in {file}" if self.shown > 1 else f"1 {of} in {file} matches"
@@ -183,9 +185,9 @@ class Selection:
             if not self.read:
                 self._check_domains(group)
             self.read += 1
-            self._ids.update([group.id] if self.wanted.groups else [])
-            self._kinds.update([group.kind or ""] if self.wanted.kinds else [])
-            self._seeds.update([group.seed_id] if self.wanted.seeds else [])
+            self._ids |= {group.id: None} if self.wanted.groups else {}
+            self._kinds |= {group.kind: None} if group.kind is not None else {}
+            self._seeds |= {group.seed_id: None} if self.wanted.seeds else {}
             if self.wanted.meets(group):
                 self.matching += 1
                 yield group
@@ -235,10 +237,6 @@ class Selection:
                     )
         if not self.shown:
             raise UserError(f"{self.path}: none of its {self.total:,} groups meets all of what was asked for")
-
-
-def _groups(count: int) -> str:
-    return "1 group" if count == 1 else f"{count:,} groups"
 
 
 def _count_lines(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from igascale.isomers.factory.dag_layout import FONT, LINE, SMALL, Box, Route, label_text, lay_out
-from igascale.isomers.factory.side_by_side import visible
+from igascale.isomers.factory.side_by_side import counted, visible
 from igascale.isomers.schema import Dag, DagNode
 
 _CUT = 9.0  # how far a hexagon's or an octagon's corners reach in, px
@@ -23,7 +23,7 @@ def draw(dag: Dag, name: str) -> str:
     parts = [_edge(route, edge.label) for route, edge in zip(layout.routes, dag.edges, strict=True)]
     parts += [_node(layout.nodes[node.id], node) for node in dag.nodes]
     width, height = _px(layout.width), _px(layout.height)
-    label = f"{name}: a graph of {len(dag.nodes)} nodes and {len(dag.edges)} edges"
+    label = f"{name}: a graph of {counted(len(dag.nodes), 'node')} and {counted(len(dag.edges), 'edge')}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{_escaped(label)}" '
         f'width="{width}" height="{height}" style="--width:{width}px" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'

@@ -42,11 +42,11 @@ class Rejections:
         Raises:
             UserError: the file cannot be read, a line is not such an object, or a seed is not there.
         """
-        seen: set[str] = set()
+        seen: dict[str, None] = {}
         matching = 0
         for entry in self._entries():
             self.total += 1
-            seen.update([entry["seed_id"]] if self.seeds else [])
+            seen |= {entry["seed_id"]: None} if self.seeds else {}
             if self.seeds and entry["seed_id"] not in self.seeds:
                 continue
             if self.text is not None and self.text.casefold() not in json.dumps(entry, ensure_ascii=False).casefold():

@@ -151,18 +151,19 @@ def _agreement(group: IsomerGroup, sides: list[Side]) -> tuple[list[str], list[s
     else:
         differs.append("answers: " + _by_domain({some[0].answer: some for some in answers.values()}))
     if len(counts) == 1:
-        shared.append(_steps(len(sides[0].steps)))
+        shared.append(counted(len(sides[0].steps), "step"))
     else:
         differs.append("steps: " + _by_domain({str(count): some for count, some in sorted(counts.items())}))
     if group.dag is not None:
-        shared.append(f"a graph of {len(group.dag.nodes)} nodes and {len(group.dag.edges)} edges")
+        shared.append(f"a graph of {counted(len(group.dag.nodes), 'node')} and {counted(len(group.dag.edges), 'edge')}")
         if group.dag.steps is not None and set(counts) != {group.dag.steps}:
-            differs.append(f"the graph says {_steps(group.dag.steps)}")
+            differs.append(f"the graph says {counted(group.dag.steps, 'step')}")
     return shared, differs
 
 
-def _steps(count: int) -> str:
-    return f"{count} step" if count == 1 else f"{count} steps"
+def counted(count: int, what: str) -> str:
+    """``1 step``, ``1,000 steps``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _by_domain(values: dict[str, list[Side]]) -> str:

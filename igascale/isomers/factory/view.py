@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from igascale.isomers.factory.dag_layout import layers_of
-from igascale.isomers.factory.side_by_side import Piece, Side, SideBySide, lay_out, visible
+from igascale.isomers.factory.side_by_side import Piece, Side, SideBySide, counted, lay_out, visible
 from igascale.isomers.schema import Dag, IsomerGroup
 
 OWN = "cyan"  # words that at least one other domain does not use
@@ -99,7 +99,8 @@ def _text(pieces: Iterable[Piece]) -> Text:
 def _print_dag(console: Console, dag: Dag) -> None:
     """A line a node, after the nodes it rests on and further right than they are, with the edges that lead to it."""
     layers = layers_of(dag)
-    facts = f"{len(dag.nodes)} nodes, {len(dag.edges)} edges, {max(layers.values(), default=-1) + 1} layers"
+    sizes = (len(dag.nodes), "node"), (len(dag.edges), "edge"), (max(layers.values(), default=-1) + 1, "layer")
+    facts = ", ".join(counted(*size) for size in sizes)
     console.print(Text.assemble(("graph: ", "bold"), facts))
     if dag.logical_form is not None:
         console.print(Text.assemble(("  logical form: ", "bold"), visible(dag.logical_form)))
