@@ -28,7 +28,7 @@ class Hit:
         id: of the text.
         benchmark: name of the reference's benchmark.
         reference: its id there.
-        overlap: the longest run of words they share, in normal form, cut after 60 words.
+        overlap: the longest run of the text's words all of whose n-grams the reference has, in normal form, cut after 60 words.
         shared: n-grams of the reference that the text has.
         coverage: their share of the reference's n-grams.
     """

@@ -76,6 +76,7 @@ def split_file(
     path = Path(path)
     check_fractions(fractions)
     with new_folder(out_dir) as folder:
+        sha256 = _sha256_of_source(path)
         clusters = Clusters(threshold, ignore)
         seeds = []
         for _, group in iter_groups(path):
@@ -85,9 +86,8 @@ def split_file(
             raise UserError(f"{path}: no groups in it; expected one JSON object a line (docs/data.md)")
         part_of, cost = assign(clusters, fractions, seed)
         del clusters
-        sha256 = sha256_of(path)
         groups = _copy(path, folder, [part_of[seed_id] for seed_id in seeds], (TRAIN, *fractions))
-        if sha256_of(path) != sha256 or sum(groups.values()) != len(seeds):
+        if _sha256_of_source(path) != sha256:
             raise UserError(f"{path}: changed while it was being split; nothing was written. Split it again")
         files = {part: folder / f"{part}.jsonl" for part in (TRAIN, *fractions)}
         proofs = _prove(files, threshold, ignore)
@@ -126,6 +126,13 @@ def new_folder(out_dir: str | Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written ({error.strerror}); nothing was") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sha256_of_source(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def _copy(path: Path, folder: Path, parts: list[str], names: tuple[str, ...]) -> dict[str, int]:

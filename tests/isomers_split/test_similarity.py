@@ -129,7 +129,7 @@ def edits(text, rng):
         "punctuation": re.sub(r"[.,?]", "", text),
         "order": " ".join(facts + body[-1:]),
         "cue": f"Code amber. {text}",
-        "swapped": "".join(pieces[:at] + ["certain"] + pieces[at + 1 :]),
+        "swapped": "".join([*pieces[:at], "certain", *pieces[at + 1 :]]),
         "deleted": "".join(pieces[:at] + pieces[at + 1 :]),
     }
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "igascale.cli.data.inspect",
     "split": "igascale.cli.data.split",
     "leakage": "igascale.cli.data.leakage",
+    "variant": "igascale.cli.data.variant",
     "contamination": "igascale.cli.data.contamination",
 }
 
