@@ -62,6 +62,9 @@ async def decide_all(
     async def settle() -> None:
         nonlocal running, accepted
         done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        failed = [error for task in done if (error := task.exception()) is not None]  # each is looked at, one is raised
+        if failed:
+            raise failed[0]
         accepted += sum(task.result() == ACCEPTED for task in done)
 
     try:

@@ -93,9 +93,11 @@ class Build:
             Stopped: by SIGINT or SIGTERM, likewise.
         """
         options, bank = self.options, self._about_bank()
-        changes = self.folder.check(bank, self.recipe, options.allow_change)
-        self._tell_survey(changes)
         with closing(Store.open(self.folder.store)) as store:
+            answered = any(spent.answers for spent in store.spending().values())
+            # A folder in which nothing was ever answered (a wrong model, no key) is nobody's yet.
+            changes = self.folder.check(bank, self.recipe, options.allow_change) if answered else []
+            self._tell_survey(changes)
             with disk_errors(self.folder.path):
                 self.folder.claim(bank, self.recipe)
             ended: UserError | None = None
