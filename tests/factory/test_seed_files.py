@@ -5,6 +5,7 @@ import json
 import pytest
 
 from igascale.errors import UserError
+from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.seed_files import Bank
 from igascale.isomers.factory.survey import survey
 from igascale.isomers.seeds import Seed, SeedFields, content_id, iter_seeds, read_seeds, write_seeds
@@ -125,7 +126,8 @@ def test_survey(tmp_path):
         Seed("6", "Who wrote this?"),
     ]
     write_seeds(path, bank)
-    found = survey(Bank(str(path)), None, 0.8, {"5": "shares 'x' with y"})
+    (tmp_path / "benchmark.txt").write_text("Tell me: which planet is the third from the sun?\n")
+    found = survey(Bank(str(path)), None, 0.8, Benchmarks((str(tmp_path / "benchmark.txt"),), 4))
     assert {place: dropped.reason for place, dropped in found.dropped.items()} == {
         1: "duplicate",
         2: "near_duplicate",
@@ -133,7 +135,22 @@ def test_survey(tmp_path):
     }
     assert found.dropped[1].detail == f"{path}:2 has the problem of {path}:1"
     assert [seed.id for seed in found.taken()] == ["1", "4", "6"] and found.total == 3
-    limited = survey(Bank(str(path)), 2, 0.0, {})
+    limited = survey(Bank(str(path)), 2, 0.0, Benchmarks())
     assert [seed.id for seed in limited.taken()] == ["1", "3"] and limited.total == 2
     assert [seed.id for seed, _ in limited.walk()] == ["1", "2", "3"]
     assert limited.fingerprint == found.fingerprint and limited.seeds == 6
+    cache = tmp_path / "cache.json"
+    found.save(cache)
+    benchmarks = Benchmarks((str(tmp_path / "benchmark.txt"),), 4)
+    again = survey(Bank(str(path)), None, 0.8, benchmarks, cache)
+    assert again.dropped == found.dropped and benchmarks.reports == {"seeds": {"texts": 6, "contaminated": 1}}
+    text = cache.read_text().replace("near_duplicate", "taken from the file")
+    cache.write_text(text)
+    assert again.load(cache) and again.dropped[2].reason == "taken from the file"
+    for other in ({"near": 0.9}, {"ngram": 5}):  # other settings: looked at anew
+        anew = survey(
+            Bank(str(path)), None, other.get("near", 0.8), Benchmarks(benchmarks.paths, other.get("ngram", 4)), cache
+        )
+        assert anew.dropped[2].reason == "near_duplicate"
+    cache.write_text(text[:50])
+    assert survey(Bank(str(path)), None, 0.8, benchmarks, cache).dropped == found.dropped

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from igascale.isomers.factory.decontaminate import Benchmarks
@@ -19,7 +19,7 @@ from igascale.isomers.factory.survey import Survey, near_index, outcome_id
 from igascale.isomers.leakage import prove
 from igascale.isomers.schema import iter_groups
 from igascale.isomers.seeds import Seed
-from igascale.isomers.similarity import THRESHOLD
+from igascale.isomers.similarity import THRESHOLD, NearDuplicates, sketch
 from igascale.isomers.split import Clusters, assign
 
 GROUPS, TRAIN, VALIDATION, REJECTED = "groups.jsonl", "train.jsonl", "validation.jsonl", "rejected.jsonl"
@@ -68,9 +68,10 @@ class Assembly:
 
     def _divide(self, files: Writing) -> None:
         """The split, by seed. Fewer than two groups (or clusters of groups that are alike) cannot be split: all are for training."""
-        clusters = Clusters(*_ties(self.near))
+        threshold, unlike = _ties(self.near)
+        clusters = Clusters(threshold, ("form",))
         for _, group in iter_groups(files[GROUPS].path) if files[GROUPS].lines else ():
-            clusters.add(group)
+            clusters.add(replace(group, instances=()) if unlike else group)
         part_of: Mapping[str, str] = {}
         if len(clusters.members()) > 1:
             part_of, _ = assign(clusters, {"validation": self.validation_fraction}, self.split_seed)
@@ -103,15 +104,12 @@ class Assembly:
                 yield from ((instance["id"], instance["problem"]) for instance in record["group"]["instances"])
 
 
-def _ties(near: float) -> tuple[float, tuple[str, ...]]:
-    """From which similarity problems must share a side, and which categories need not be looked at to know.
+def _ties(near: float) -> tuple[float, bool]:
+    """From which similarity problems must share a side, and whether none that do can be left.
 
-    Logical forms tie nothing: here they are a teacher's words for a pattern of reasoning, which many problems share. Where
-    near-duplicates were removed, none are left to be kept together.
+    Logical forms tie nothing: here they are a teacher's words for a pattern of reasoning, which many problems share.
     """
-    if near and near <= THRESHOLD:
-        return near, ("form", "near")
-    return THRESHOLD, ("form",)
+    return (near, True) if near and near <= THRESHOLD else (THRESHOLD, False)
 
 
 def proof(files: Writing, near: float) -> dict[str, Any] | None:
@@ -136,21 +134,19 @@ def _overlap(group: Mapping[str, Any], contaminated: Mapping[str, str]) -> dict[
     return None
 
 
-def _repetition(group: Mapping[str, Any], index: Any) -> dict[str, Any] | None:
+def _repetition(group: Mapping[str, Any], index: NearDuplicates[str] | None) -> dict[str, Any] | None:
     """Whether a problem of the group is like one of an earlier group; if not, the group joins the index."""
     if index is None:
         return None
-    for instance in group["instances"]:
-        matches = index.matches(instance["problem"])
-        if matches:
-            other, similarity = max(matches, key=lambda match: match[1])
-            detail = f"the problem is {similarity:.0%} like {other}"
+    read = [(instance, sketch(instance["problem"])) for instance in group["instances"]]
+    for instance, item in read:
+        for other, similarity in index.matches(item)[:1]:
             return {
                 "stage": "near_duplicates",
                 "reason": "near_duplicate",
-                "detail": detail,
+                "detail": f"the problem is {similarity:.0%} like {other}",
                 "domain": instance["domain"],
             }
-    for instance in group["instances"]:
-        index.add(instance["id"], instance["problem"])
+    for instance, item in read:
+        index.add(instance["id"], item)
     return None

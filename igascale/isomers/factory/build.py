@@ -82,8 +82,7 @@ class Build:
         self.benchmarks = Benchmarks(options.decontaminate, options.ngram)
         self.benchmarks.check_names()
         bank = Bank(options.seeds, options.seed_fields, options.split)
-        overlaps = self.benchmarks.overlaps("seeds", ((seed.id, seed.problem) for _, seed in bank))
-        self.survey: Survey = survey(bank, options.limit, options.near_duplicates, overlaps)
+        self.survey: Survey = survey(bank, options.limit, options.near_duplicates, self.benchmarks, self.folder.survey)
 
     def run(self) -> Result:
         """Ask for every seed that has no outcome, and write the files; or preview.
@@ -100,6 +99,7 @@ class Build:
             self._tell_survey(changes)
             with disk_errors(self.folder.path):
                 self.folder.claim(bank, self.recipe)
+                self.survey.save(self.folder.survey)
             ended: UserError | None = None
             if not options.offline:
                 try:

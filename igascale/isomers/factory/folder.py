@@ -45,6 +45,11 @@ class Folder:
         """The store of answers and outcomes."""
         return self.path / STORE
 
+    @property
+    def survey(self) -> Path:
+        """What the last survey of the bank set aside."""
+        return self.path / ".survey.json"
+
     def check(self, bank: Mapping[str, Any], recipe: Recipe, allow_change: bool) -> list[str]:
         """Whether the folder is new or of this bank and recipe.
 

@@ -7,17 +7,19 @@ keeps.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from igascale.errors import UserError
+from igascale.files import write_atomically
+from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.seed_files import Bank
 from igascale.isomers.seeds import Seed
-
-if TYPE_CHECKING:
-    from igascale.isomers.similarity import NearDuplicates
+from igascale.isomers.similarity import NearDuplicates, sketch
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Survey:
         seeds: in it.
         fingerprint: a hash of their ids and problems, in order.
         dropped: by the seed's place in the bank, from 0.
+        reports: what the benchmarks' check found, for the manifest.
+        key: of everything that decides what is dropped.
     """
 
     bank: Bank
@@ -45,6 +49,25 @@ class Survey:
     seeds: int = 0
     fingerprint: str = ""
     dropped: dict[int, Dropped] = field(default_factory=dict)
+    reports: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+
+    def load(self, cache: Path | None) -> bool:
+        """Take what an earlier survey of the same bank, by the same settings, set aside; whether there was one."""
+        try:
+            earlier = json.loads(cache.read_text(encoding="utf-8")) if cache is not None else {}
+            if earlier.get("key") != self.key:
+                return False
+            self.dropped = {int(place): Dropped(*why) for place, why in earlier["dropped"].items()}
+            self.reports = earlier["reports"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not a whole one
+            return False
+        return True
+
+    def save(self, cache: Path) -> None:
+        """Keep what was set aside for the next run."""
+        dropped = {place: (why.reason, why.detail) for place, why in self.dropped.items()}
+        write_atomically(cache, json.dumps({"key": self.key, "dropped": dropped, "reports": self.reports}))
 
     @property
     def total(self) -> int:
@@ -72,24 +95,35 @@ class Survey:
         return Counter(dropped.reason for dropped in self.dropped.values())
 
 
-def survey(bank: Bank, limit: int | None, near: float, contaminated: Mapping[str, str]) -> Survey:
-    """Read the bank through.
+def survey(bank: Bank, limit: int | None, near: float, benchmarks: Benchmarks, cache: Path | None = None) -> Survey:
+    """Read the bank through: ids and equal problems first, then benchmarks and near-duplicates, which take longer.
 
     Args:
         bank: the bank.
         limit: as in `Survey`.
         near: similarity from which a seed repeats an earlier one; 0: near-duplicates stay.
-        contaminated: seed id -> what it overlaps with; such seeds are dropped.
+        benchmarks: seeds that overlap with them are dropped.
+        cache: file of an earlier survey, which spares the second part where nothing changed; see `Survey.save`.
 
     Raises:
-        UserError: a line is no seed, or two different problems have one id.
+        UserError: a line is no seed, or two different problems have one id; a benchmark file cannot be read.
     """
     found = Survey(bank, limit)
+    _scan(found)
+    found.key = json.dumps([found.fingerprint, near, benchmarks.about()])
+    if not found.load(cache):
+        overlaps = benchmarks.overlaps("seeds", ((seed.id, seed.problem) for _, seed in bank))
+        found.reports = dict(benchmarks.reports)
+        _set_aside(found, near, overlaps)
+    benchmarks.reports |= found.reports
+    return found
+
+
+def _scan(found: Survey) -> None:
     digest = hashlib.sha256()
     ids: dict[str, tuple[bytes, str]] = {}
     problems: dict[bytes, str] = {}
-    index = near_index(near)
-    for place, (where, seed) in enumerate(bank):
+    for place, (where, seed) in enumerate(found.bank):
         content = content_of(seed)
         digest.update(f"{seed.id}\0".encode() + content)
         found.seeds += 1
@@ -100,20 +134,24 @@ def survey(bank: Bank, limit: int | None, near: float, contaminated: Mapping[str
         ids.setdefault(seed.id, (content, where))
         if content in problems:
             found.dropped[place] = Dropped("duplicate", f"{where} has the problem of {problems[content]}")
-            continue
-        problems[content] = where
-        if seed.id in contaminated:
-            found.dropped[place] = Dropped("contaminated", f"{where} {contaminated[seed.id]}")
-            continue
-        if index is not None:
-            matches = index.matches(seed.problem)
-            if matches:
-                other, similarity = max(matches, key=lambda match: match[1])
-                found.dropped[place] = Dropped("near_duplicate", f"{where} is {similarity:.0%} like {other}")
-                continue
-            index.add(where, seed.problem)
+        problems.setdefault(content, where)
     found.fingerprint = digest.hexdigest()[:16]
-    return found
+
+
+def _set_aside(found: Survey, near: float, overlaps: Mapping[str, str]) -> None:
+    index = near_index(near)
+    for place, (where, seed) in enumerate(found.bank):
+        if place in found.dropped:
+            continue
+        if seed.id in overlaps:
+            found.dropped[place] = Dropped("contaminated", f"{where} {overlaps[seed.id]}")
+        elif index is not None:
+            item = sketch(seed.problem)
+            matches = index.matches(item)
+            if matches:
+                found.dropped[place] = Dropped("near_duplicate", f"{where} is {matches[0][1]:.0%} like {matches[0][0]}")
+            else:
+                index.add(where, item)
 
 
 def content_of(seed: Seed) -> bytes:
@@ -126,10 +164,6 @@ def outcome_id(seed: Seed) -> str:
     return f"{seed.id}@{content_of(seed).hex()[:12]}"
 
 
-def near_index(threshold: float) -> NearDuplicates | None:
+def near_index(threshold: float) -> NearDuplicates[str] | None:
     """An empty index; None where near-duplicates are to stay."""
-    if not threshold:
-        return None
-    from igascale.isomers.similarity import NearDuplicates
-
-    return NearDuplicates(threshold)
+    return NearDuplicates(threshold) if threshold else None
