@@ -49,6 +49,7 @@ bench: $(READY)  ## Ratios measured in one run; JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.hooks
 	$(BIN)/python -m benchmarks.launching
 	$(BIN)/python -m benchmarks.checkpointing
+	$(BIN)/python -m benchmarks.factory
 
 gpu-check: $(READY)  ## GPU tests and a 7B-shape step, where there is a CUDA GPU
 	$(BIN)/python -m benchmarks.gpu_check

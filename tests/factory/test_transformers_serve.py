@@ -1,0 +1,109 @@
+"""A real inference server, `transformers serve`, with a tiny random model: garbage gives BadAnswer, never an answer and never a crash."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from igascale.isomers.factory.store import Store
+from igascale.isomers.factory.teacher import BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
+
+from tiny import save_tiny_model_folder
+
+pytestmark = pytest.mark.slow
+PATIENCE = 120  # seconds for the server to start
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    answer: str
+
+
+@pytest.fixture
+def served(tmp_path):
+    """(URL, model, process)."""
+    pytest.importorskip("fastapi", reason="transformers serve needs fastapi")
+    model, log = save_tiny_model_folder(tmp_path / "model", chat_template=True), tmp_path / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        model,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        )
+    try:
+        began = time.monotonic()
+        while not healthy(port):
+            if process.poll() is not None or time.monotonic() - began > PATIENCE:
+                pytest.skip(f"transformers serve did not start: {log.read_text()[-300:]}")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1", str(model), process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def healthy(port):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+    except OSError:
+        return False
+
+
+def test_garbage_is_told_from_answers(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    url, model, process = served
+    said = []
+
+    async def ask(store, count, **changes):
+        settings = {
+            "model": model,
+            "base_url": url,
+            "max_tokens": 8,
+            "concurrency": 2,
+            "timeout": 60,
+            "attempts": 2,
+            "max_retries": 2,
+            "backoff": 0.1,
+        }
+        teacher = Teacher(TeacherSettings(**(settings | changes)), store, said.append)
+        questions = [Request("extract", "You answer.", f"Who is {name}", Reply) for name in "abcdefgh"[:count]]
+        found = await asyncio.gather(*map(teacher.ask, questions), return_exceptions=True)
+        await teacher.close()
+        return found
+
+    with Store.open(tmp_path / "store.sqlite") as store:
+        bad = asyncio.run(ask(store, 4))
+        assert all(isinstance(answer, BadAnswer) for answer in bad), bad
+        assert {answer.reason for answer in bad} <= {"length", "not_json", "empty", "schema"}
+        assert store.count_answers() == {}
+        spent = store.spending()["extract"]
+        assert spent.unusable == spent.requests == 8 and spent.output_tokens > 8 and spent.input_tokens > 0
+        assert sum(store.count_failures().values()) == 8
+        (down,) = asyncio.run(ask(store, 1, model="another"))
+        assert isinstance(down, TeacherDown) and "requested 'another'" in str(down)
+        process.kill()
+        process.wait()
+        assert all(isinstance(answer, BadAnswer) for answer in asyncio.run(ask(store, 4))), (
+            "known already, nothing is sent"
+        )
+        (gone,) = asyncio.run(ask(store, 1, temperature=0.1))
+        assert isinstance(gone, TeacherDown) and "no connection" in str(gone)
