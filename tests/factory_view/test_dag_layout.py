@@ -28,7 +28,7 @@ def crosses(segment, box):
     return not beside and max(y1, y2) > box.y - box.height / 2 + NEAR and min(y1, y2) < box.y + box.height / 2 - NEAR
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(dags())
 def test_nothing_is_lost_and_nothing_overlaps(dag):
     layout = lay_out(dag)
@@ -42,7 +42,7 @@ def test_nothing_is_lost_and_nothing_overlaps(dag):
         assert box.height / 2 <= box.y <= layout.height - box.height / 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(dags())
 def test_every_edge_leads_down_from_its_source_to_its_target_past_all_other_nodes(dag):
     layout = lay_out(dag)
@@ -68,7 +68,7 @@ def test_the_drawing_is_the_same_each_time(dag):
     assert lay_out(dag) == lay_out(dag)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(dags())
 def test_layers_are_as_few_as_the_longest_chain_allows(dag):
     layers = layers_of(dag)

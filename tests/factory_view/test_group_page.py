@@ -178,10 +178,10 @@ def test_any_manifest_will_do_and_nothing_in_it_is_left_out(tmp_path, manifest):
 
 
 def test_a_graph_too_large_to_draw_is_said_to_be(tmp_path):
-    _, document = page(tmp_path, [group(dag=chain(151, "premise"))])
-    assert "Not drawn: a graph of more than 150 nodes (151)." in document.text
+    _, document = page(tmp_path, [group(dag=chain(81, "premise"))])
+    assert "Not drawn: a graph of more than 80 nodes or 200 edges (81 and 80); it is in the table." in document.text
     assert not document.all("figure")
-    assert "premise150" in document.text  # in the table
+    assert "premise80" in document.text  # in the table
     assert page(tmp_path, [group(dag=Dag((), ()))])[0] == 1  # nor does an empty one hurt
     assert page(tmp_path, [group(dag=Dag((DagNode("n", "RELATION", "x"),), ()))])[0] == 1
 

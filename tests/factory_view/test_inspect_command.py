@@ -149,7 +149,6 @@ def test_paths_that_will_not_do(tmp_path, build):
     assert "absent.jsonl: cannot read this file of groups (No such file or directory)" in refused(
         tmp_path / "absent.jsonl"
     )
-    assert "no groups.jsonl in this folder; name one of its files" not in refused(tmp_path)
     assert "give a file of groups, or the folder of a finished build" in refused(tmp_path)
     write_groups(tmp_path / "train.jsonl", [group()])
     assert "no groups.jsonl in this folder; name one of its files: train.jsonl" in refused(tmp_path)
@@ -157,6 +156,8 @@ def test_paths_that_will_not_do(tmp_path, build):
     assert "empty.jsonl: no groups in it" in refused(tmp_path / "empty.jsonl")
     (tmp_path / "seeds.jsonl").write_text('{"id": "s", "problem": "p"}\n')
     assert "seeds.jsonl:1: field 'problem': is not a known field" in refused(tmp_path / "seeds.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: is no regular file; write the groups to one first" in refused(tmp_path / "pipe")
     (build / "groups.jsonl").unlink()
     assert "groups.jsonl: cannot read" in refused(build)
     assert invoke(build, "--rejected").exit_code == 0

@@ -73,6 +73,8 @@ def test_alignment_of_any_other_shape_is_left_in_meta():
     assert alignment(scored) == {"law": 0.9, "science": 1.0}
     assert [side.score for side in lay_out(scored).sides] == [0.9, 1.0]
     assert lay_out(scored).meta == {"teacher": "t"}
+    assert "seed-g1 · rules · alignment 0.95, lowest 0.90 ─" in printed([scored])[1]
+    assert "aligned 0.90" in printed([scored])[1]
     for odd in (0.9, "high", {"law": "high"}, None, {"law": True}):
         assert alignment(group(meta={"alignment": odd})) == {}
         assert lay_out(group(meta={"alignment": odd})).meta == {"alignment": odd}

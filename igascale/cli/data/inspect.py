@@ -107,17 +107,23 @@ def _print_rejected(source: Source, seeds: tuple[str, ...], text: str | None, li
 
 
 def _write_page(html: Path, source: Source, selection: Selection) -> None:
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
     from igascale.isomers.factory.page import write_page
     from igascale.isomers.factory.rejections import Rejections
 
-    write_page(
-        html,
-        selection,
-        title=source.path.name,
-        shown=lambda: f"Shown: {selection.summary()}.",
-        domains=selection.wanted.domains,
-        manifest=source.manifest,
-        warnings=source.warnings,
-        rejections=Rejections(source.rejected, limit=selection.wanted.limit) if source.rejected is not None else None,
-    )
+    errors = Console(stderr=True)  # a sample of a large file takes a while
+    with errors.status(f"reading {source.groups}") if errors.is_terminal else nullcontext():
+        write_page(
+            html,
+            selection,
+            title=source.path.resolve().name,
+            shown=lambda: f"Shown: {selection.summary()}.",
+            domains=selection.wanted.domains,
+            manifest=source.manifest,
+            rejections=Rejections(source.rejected, limit=selection.wanted.limit) if source.rejected else None,
+            warnings=source.warnings,
+        )
     click.echo(f"{html}: {selection.summary()} ({html.stat().st_size / 1e6:.1f} MB; open it in any browser)")

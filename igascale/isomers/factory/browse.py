@@ -43,6 +43,8 @@ def find_source(path: Path) -> Source:
         UserError: the folder holds no groups and no rejections; it says what it holds instead.
     """
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file; write the groups to one first, it may be read more than once")
         return Source(path, path)  # reading it complains if it is not there
     groups, rejected = path / GROUPS, path / REJECTED
     if not groups.exists() and not rejected.exists():
@@ -169,15 +171,14 @@ class Selection:
         if self.wanted.sample is not None:
             among = of if self.wanted.everything else f"of the {self.matching:,} that match, {of}"
             return f"{counted(self.shown, 'group')} drawn at random (seed {self.wanted.seed}), {among} in {file}"
+        if self.wanted.everything and self.shown < self.total:
+            return f"the first {self.shown:,} {of} in {file}"
         if self.wanted.everything:
-            return (
-                f"the first {self.shown:,} {of} in {file}"
-                if self.shown < self.total
-                else f"all {counted(self.total, 'group')} in {file}"
-            )
+            return f"the only group in {file}" if self.total == 1 else f"all {self.total:,} groups in {file}"
         if self._ended or self.wanted.groups:
             return f"all {self.shown:,} that match, {of} in {file}" if self.shown > 1 else f"1 {of} in {file} matches"
-        return f"the first {self.shown:,} that match, found in the first {self.read:,} {of} in {file}"
+        first = "first that matches" if self.shown == 1 else f"first {self.shown:,} that match"
+        return f"the {first}, found in the first {self.read:,} {of} in {file}"
 
     def _matches(self) -> Iterator[IsomerGroup]:
         self._ended = False

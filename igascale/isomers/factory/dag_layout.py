@@ -6,6 +6,7 @@ layer by barycenters, then coordinates. Each edge's label has a place of its own
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import unicodedata
@@ -179,12 +180,12 @@ class _Drawing:
         """How many pairs of edges cross between neighbouring ranks."""
         total = 0
         for rank in self.ranks[:-1]:
-            ends: list[int] = []
+            ends: list[int] = []  # of the items to the left, in order
             for item in rank:
-                for end in sorted(lower.position for lower in item.below):
-                    total += sum(other > end for other in ends)
-                    ends.append(end)
-                # ends of one item do not cross each other: they were counted in ascending order
+                own = [lower.position for lower in item.below]
+                total += sum(len(ends) - bisect.bisect_right(ends, end) for end in own)
+                for end in own:
+                    bisect.insort(ends, end)
         return total
 
     def place(self) -> None:
@@ -339,7 +340,7 @@ def _ports(chains: list[list[_Item]]) -> tuple[list[float], list[float]]:
             apart = min(14.0, 2 * reach / max(1, len(numbers) - 1))
             wishes = [min(max(chains[number][beside].x - node.x, -reach), reach) for number in numbers]
             places = _closest(wishes, [1.0] * len(numbers), [apart * place for place in range(len(numbers))])
-            over = max(places[-1] - reach, 0.0) + min(places[0] + reach, 0.0)
-            for number, place in zip(numbers, places, strict=True):
-                ports[number] = node.x + place - over
+            for place, (number, shift) in enumerate(zip(numbers, places, strict=True)):
+                low, high = apart * place - reach, reach - apart * (len(numbers) - 1 - place)
+                ports[number] = node.x + max(min(shift, high), low)
     return leaving, entering

@@ -23,7 +23,7 @@ from igascale.isomers.schema import NODE_TYPES, Dag, IsomerGroup
 _HERE = Path(__file__).parent
 _GENERATOR = '<meta name="generator" content="igascale data inspect">'
 _COLOURS = 6  # of domains; with more, they come round again
-_MOST_NODES = 150  # of a graph that is drawn
+_MOST_NODES, _MOST_EDGES = 80, 200  # of a graph that is drawn
 
 
 def write_page(
@@ -123,9 +123,7 @@ def _group(group: IsomerGroup, sides: SideBySide, anchor: str) -> str:
     kind = f' data-kind="{_text(group.kind)}"' if group.kind is not None else ""
     about = [f'<span class="chip">{_text(group.kind)}</span>'] if group.kind is not None else []
     about.append(f"seed <b>{_text(group.seed_id)}</b>")
-    scores = [side.score for side in sides.sides if side.score is not None]
-    if scores:
-        about.append(f"alignment <b>{sum(scores) / len(scores):.2f}</b>, lowest <b>{min(scores):.2f}</b>")
+    about += [sides.alignment] if sides.alignment else []
     notes = [
         _note("The same", "; ".join(sides.shared)),
         _note("Not the same", "; ".join(sides.differs), " differs"),
@@ -174,10 +172,13 @@ def _pieces(pieces: Iterable[Piece]) -> str:
 
 def _graph(dag: Dag, name: str) -> str:
     """The drawing, and the same in words for those who do not see it, search it or copy from it."""
-    if len(dag.nodes) <= _MOST_NODES:
+    if len(dag.nodes) <= _MOST_NODES and len(dag.edges) <= _MOST_EDGES:
         drawing = f'<figure class="dag" tabindex="0" role="group" aria-label="graph">{draw(dag, name)}</figure>'
     else:
-        drawing = f'<p class="note"><b>Not drawn:</b> a graph of more than {_MOST_NODES} nodes ({len(dag.nodes)}).</p>'
+        limits = (
+            f"a graph of more than {_MOST_NODES} nodes or {_MOST_EDGES} edges ({len(dag.nodes)} and {len(dag.edges)})"
+        )
+        drawing = f'<p class="note"><b>Not drawn:</b> {limits}; it is in the table.</p>'
     form = f'<p class="form" dir="ltr">{_text(dag.logical_form)}</p>' if dag.logical_form is not None else ""
     rows = "".join(
         f'<tr><td>{_text(node.id)}</td><td>{node.type}</td><td dir="auto">{_text(node.text)}</td>'

@@ -56,6 +56,12 @@ class SideBySide:
     common_words: list[str]
     meta: dict[str, object]
 
+    @property
+    def alignment(self) -> str:
+        """The scores of the sides in words, where there are any."""
+        scores = [side.score for side in self.sides if side.score is not None]
+        return f"alignment {sum(scores) / len(scores):.2f}, lowest {min(scores):.2f}" if scores else ""
+
 
 def lay_out(group: IsomerGroup, domains: Collection[str] = ()) -> SideBySide:
     """Compare the tellings of a group.

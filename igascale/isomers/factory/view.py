@@ -53,6 +53,7 @@ def print_groups(console: Console, groups: Iterable[IsomerGroup], domains: Colle
 def _print(console: Console, group: IsomerGroup, sides: SideBySide) -> None:
     title = [Text(visible(group.id), "bold"), Text(f"seed {visible(group.seed_id)}")]
     title += [Text(visible(group.kind))] if group.kind is not None else []
+    title += [Text(sides.alignment)] if sides.alignment else []
     console.print(Rule(Text(" · ").join(title), align="left"))
     for name, facts, style in (("the same", sides.shared, ""), ("NOT the same", sides.differs, "yellow")):
         if facts:
