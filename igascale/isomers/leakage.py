@@ -93,10 +93,10 @@ class Proof:
     unchecked: int = 0
 
     @property
-    def leaks(self) -> list[tuple[str, Finding]]:
-        """(file, finding) of everything that is shared and not ignored."""
+    def leaks(self) -> list[tuple[HeldOut, Finding]]:
+        """(held-out file, finding) of everything that is shared and not ignored."""
         return [
-            (held_out.file, finding)
+            (held_out, finding)
             for held_out in self.held_out
             for finding in held_out.findings
             if finding.groups and finding.category not in self.ignored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 
 #: Scripts written without blanks (Thai, Lao, Burmese, Khmer, kana, Han): a character is a word.
@@ -34,6 +34,7 @@ _SAME_TEX = {
 }
 _ONE_LETTER_WORDS = "ai"  # of English; any other Latin or Greek letter alone is a name or a variable
 _BREAK = "."  # stands between sentences
+_COUNT = re.compile(r"\s*\(?(?P<index>\d{1,4}|[a-z])\)(?=\s)")
 
 
 def tokens(text: str) -> list[str]:
@@ -52,6 +53,7 @@ def sentences(text: str) -> list[list[str]]:
     return [sentence for sentence in found if sentence]
 
 
+@lru_cache(maxsize=1 << 16)
 def is_symbol(token: str) -> bool:
     """Whether a token is data rather than wording: a number, a letter alone, ``x1``, an operator, a TeX command."""
     if len(token) > 1:
@@ -71,12 +73,14 @@ def _pieces(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).casefold().translate(_SAME_CHARACTER)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # 1,000
     found = []
-    for match in _pattern().finditer(text):
-        kind, token = match.lastgroup, match.group()
-        if kind == "end":
+    start = 0
+    if count := _COUNT.match(text):
+        found += [count["index"], _BREAK]
+        start = count.end()
+    for match in _pattern().finditer(text, start):
+        token = match.group()
+        if match.lastgroup == "end":
             found.append(_BREAK)
-        elif kind == "count":
-            found += [match["index"], _BREAK]
         elif token := _SAME_TEX.get(token, token):
             found.append(token)
     return found
@@ -91,13 +95,12 @@ def _pattern() -> re.Pattern[str]:
     operand = rf"\s*(?:[\d\\({{$]|{letter}(?!{letter}))"
     return re.compile(
         rf"""
-        (?P<count>\A\s*\(?(?P<index>\d{{1,4}}|[a-z])\)(?=\s))
-        |(?P<number>\d+(?:\.\d+)?)
-        |(?P<tex>\\[a-z]+)
-        |(?P<word>{letter}(?:{letter}|\d|[{marks}]|'(?={letter}))*)
-        |(?P<character>[{_UNSPACED}][{marks}]*)
-        |(?P<operator>[{_MATHS}]|[-+*/=<>^|!%](?={operand}))
+        {letter}(?:{letter}|\d|[{marks}]|'(?={letter}))*
         |(?P<end>[.!?;:\u2026\u3002\u061f\u0964]+)
+        |\d+(?:\.\d+)?
+        |\\[a-z]+
+        |[{_UNSPACED}][{marks}]*
+        |[{_MATHS}]|[-+*/=<>^|!%](?={operand})
         """,
         re.VERBOSE,
     )

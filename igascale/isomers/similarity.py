@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from igascale.errors import UserError
-from igascale.isomers.normal import hash_of, is_symbol, sentences, tokens
+from igascale.isomers.normal import hash_of, is_symbol, sentences
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -53,9 +53,11 @@ class Sketch:
 
 def sketch(text: str) -> Sketch:
     """Read a text. One without a single word or symbol is like itself alone."""
-    words = tokens(text)
-    identity = hash_of(" ".join(words) or f"\0{text.strip()}")
-    return Sketch(identity, np.unique(np.fromiter(map(hash_of, _shingles(text)), dtype=np.uint64)))
+    told = sentences(text)
+    words = " ".join(word for sentence in told for word in sentence)
+    return Sketch(
+        hash_of(words or f"\0{text.strip()}"), np.unique(np.fromiter(map(hash_of, _shingles(told)), np.uint64))
+    )
 
 
 class NearDuplicates(Generic[Key]):
@@ -87,6 +89,7 @@ class NearDuplicates(Generic[Key]):
         self._keys: list[list[Key]] = []  # per different text, all that were added under it
         self._shingles: list[np.ndarray] = []
         self._by_identity: dict[int, int] = {}
+        self._last: tuple[Sketch, MinHash] | None = None
 
     def __len__(self) -> int:
         """How many texts were added."""
@@ -123,13 +126,15 @@ class NearDuplicates(Generic[Key]):
         return [(key, similarity) for similarity, index in found for key in self._keys[index]]
 
     def _minhash(self, item: Sketch) -> MinHash:
-        minhash = _empty(self._width, self._seed).copy()
-        minhash.update_batch((item.shingles & np.uint64(0xFFFFFFFF)).tolist())
-        return minhash
+        if self._last is None or self._last[0] is not item:  # a text is often looked up and then added
+            minhash = _empty(self._width, self._seed).copy()
+            minhash.update_batch((item.shingles & np.uint64(0xFFFFFFFF)).tolist())
+            self._last = (item, minhash)
+        return self._last[1]
 
 
-def _shingles(text: str) -> Iterator[str]:
-    for words in sentences(text):
+def _shingles(told: list[list[str]]) -> Iterator[str]:
+    for words in told:
         symbols = [word for word in words if is_symbol(word)]
         if symbols:
             data = " ".join(symbols)

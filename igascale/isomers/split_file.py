@@ -153,6 +153,6 @@ def _prove(files: Mapping[str, Path], threshold: float, ignore: Collection[str])
         prove(first, order[index + 1 :], threshold=threshold, ignore=ignore) for index, first in enumerate(order[:-1])
     )
     for proof in proofs:
-        for file, finding in proof.leaks:  # the clusters make this impossible
-            raise RuntimeError(f"the split of {proof.training} and {file} leaks: {finding}")
+        for found, finding in proof.leaks:  # the clusters make this impossible
+            raise RuntimeError(f"the split of {proof.training} and {found.file} leaks: {finding}")
     return proofs

@@ -95,7 +95,7 @@ def _random_pairing(path: Path, domains: Sequence[str], options: dict[str, Any])
     """Every domain's instances permuted by themselves, in the orders of ``data.pairing: random`` and the run's seed."""
     _at_least_two(path, domains, "random-pairing pairs instances of")
     seed = options["seed"]
-    return {TRAIN: _paired(path, domains, seed)}, options, _like(path, f"data.pairing=random seed={seed}")
+    return {TRAIN: _paired(path, domains, seed)}, options, _like(f"data.pairing=random seed={seed}")
 
 
 def _paired(path: Path, domains: Sequence[str], seed: int) -> Iterator[IsomerGroup]:
@@ -129,7 +129,7 @@ def _n_domains(path: Path, domains: Sequence[str], options: dict[str, Any]) -> _
     keys = [f"data.domains=[{','.join(wanted)}]"] * (options["domains"] is not None)
     keys += [f"data.num_domains={count}"] * (options["num_domains"] is not None)
     settled = {"domains": list(kept), "num_domains": count}
-    return {TRAIN: _told_in(path, kept, "n-domains")}, settled, _like(path, " ".join(keys))
+    return {TRAIN: _told_in(path, kept, "n-domains")}, settled, _like(" ".join(keys))
 
 
 def _single_domain(path: Path, domains: Sequence[str], options: dict[str, Any]) -> _Made:
@@ -137,7 +137,7 @@ def _single_domain(path: Path, domains: Sequence[str], options: dict[str, Any]) 
     domain = options["domain"] or domains[0]
     _check_present(path, (domain,), domains)
     keys = f"data.domains=[{domain}]" if options["domain"] else "data.num_domains=1"
-    use = _like(path, f"hook.name=mean data.pool=instances {keys}")
+    use = _like(f"hook.name=mean data.pool=instances {keys}")
     if not options["domain"]:
         use += f", where an epoch has every instance {len(domains)} times and a unit {len(domains)} of them"
     return {TRAIN: _told_in(path, (domain,), "single-domain")}, {"domain": domain}, use
@@ -168,8 +168,8 @@ def _retold(path: Path, domain: str, chosen: set[str]) -> Iterator[IsomerGroup]:
             yield replace(group, id=f"{group.id}-again", meta={**group.meta, "retells": group.id})
 
 
-def _like(path: Path, keys: str) -> str:
-    return f"train.jsonl is what {path.name} is with {keys}"
+def _like(keys: str) -> str:
+    return f"training on train.jsonl is training on its parent with {keys}"
 
 
 def _told_in(path: Path, domains: Sequence[str], kind: str) -> Iterator[IsomerGroup]:

@@ -52,7 +52,8 @@ def command(
     print_proof(proof, training, held_out)
     if proof.leaks:
         kinds = ", ".join(dict.fromkeys(CATEGORIES[finding.category] for _, finding in proof.leaks))
-        files = ", ".join(dict.fromkeys(file for file, _ in proof.leaks))
+        leaking = [found for found, _ in proof.leaks]
+        files = ", ".join(path for path, found in zip(held_out, proof.held_out) if found in leaking)
         raise UserError(f"{files}: not independent of {training} ({kinds}); `igascale data split` makes files that are")
 
 

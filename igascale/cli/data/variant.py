@@ -45,4 +45,4 @@ def command(
     manifest = write_variant(file, out, kind, options)
     for name, record in manifest.files.items():
         print_summary(f"{out}/{name}", record.summary)
-    click.echo(f"trains like {file} with {manifest.use}")
+    click.echo(manifest.use)
