@@ -120,7 +120,7 @@ class Progress:
         ]
         if spent.cost:
             parts.append(f"${spent.cost:.2f}")
-        if self.new:
+        if self.new and self.decided < self.total:
             parts.append(f"ETA {_duration((self.total - self.decided) * elapsed / self.new)}")
         return parts
 
