@@ -171,6 +171,7 @@ def test_preview_spends_on_three_groups_and_the_build_goes_on_from_them(tmp_path
         assert [group.id for group in told.result.groups] == [groups[i].id for i in (0, 2, 3)]
         assert oracle.asked["instantiate"] <= 6 * 4
         assert not (tmp_path / "out" / "groups.jsonl").exists()
+        assert "at this rate all 12 seeds take about" in told.text
         asked = len(server.log)
         assert build(seeds, tmp_path / "out", server, preview=3).result.groups == told.result.groups
         assert len(server.log) == asked

@@ -137,6 +137,34 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_once_more_stops_at_once(tmp_path):
+    oracle = Oracle(generate(4, seed=4))
+    write_seeds(tmp_path / "seeds.jsonl", oracle.seeds())
+    with FaultyServer(oracle, Plan(faults=[None] * 4, rates={"hang": 1.0})) as server:
+        process = start(tmp_path / "seeds.jsonl", tmp_path / "out", server)
+        until(lambda: len(server.log) == 8)
+        process.send_signal(signal.SIGTERM)
+        line = next(line for line in process.stdout if "stopping" in line)
+        assert "waiting for 4 answers under way" in line
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=10)
+        assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in text, text
+        assert stored(tmp_path / "out") == 4
+
+
+def start(seeds, out, server):
+    arguments = [*map(str, (seeds, "--out", out, "--model", "teacher", "--base-url", server.url, "--concurrency", 4))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "igascale", "data", "build", *arguments],
+        cwd=HERE.parents[1],
+        env={**os.environ, "OPENAI_API_KEY": "a key", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_interrupted_by_the_keyboard(tmp_path):
     """Ctrl-C: what is under way is waited for and stored, the exit code says so, and the next run goes on."""
     groups = generate(20, seed=4)
@@ -144,17 +172,7 @@ def test_interrupted_by_the_keyboard(tmp_path):
     seeds, out = tmp_path / "seeds.jsonl", tmp_path / "out"
     write_seeds(seeds, oracle.seeds())
     with FaultyServer(oracle, Plan(latency=0.1)) as server:
-        arguments = [
-            *map(str, (seeds, "--out", out, "--model", "teacher", "--base-url", server.url, "--concurrency", 4))
-        ]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "igascale", "data", "build", *arguments],
-            cwd=HERE.parents[1],
-            env={**os.environ, "OPENAI_API_KEY": "a key"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = start(seeds, out, server)
         until(lambda: len(server.log) >= 6)
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=20)

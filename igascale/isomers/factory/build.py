@@ -122,13 +122,14 @@ class Build:
     async def _ask(self, store: Store) -> UserError | None:
         """Every seed through the pipeline; returns why some are left for another run, if so."""
         options = self.options
-        with Progress(self.console, self.survey.total) as progress:
+        tries = _PREVIEW_TRIES * options.preview if options.preview else self.survey.total
+        with Progress(self.console, min(tries, self.survey.total)) as progress:
             teacher = Teacher(self.settings, store, on_event=progress.say)
             progress.watch(teacher)
             pipeline = Pipeline(teacher, self.prompts, self.domains, options.gates, self.recipe.id, options.model)
             seeds, window, enough = self.survey.taken(), options.concurrency, options.preview
             if enough:
-                seeds, window = itertools.islice(seeds, _PREVIEW_TRIES * enough), enough
+                seeds, window = itertools.islice(seeds, tries), enough
             deciding = asyncio.ensure_future(decide_all(pipeline, store, seeds, window, progress, enough))
             ticking = asyncio.ensure_future(_every(_TICK, progress.tick))
             signals = _Signals(deciding)
@@ -153,6 +154,8 @@ class Build:
                 signals.restore()
                 self._say(progress.line())
                 self._say(f"over the life of {store.path}: {teacher.spending.said()}")
+                if enough and (forecast := progress.forecast(self.survey.total)):
+                    self._say(forecast)
         if progress.failed and not options.preview:
             failed = UserError(
                 f"{len(progress.failed)} seeds have no outcome, the teacher failed on them: run the same command again; "

@@ -103,6 +103,18 @@ class Progress:
         """Seeds with an outcome."""
         return self.known + self.new
 
+    def forecast(self, seeds: int) -> str:
+        """What so many seeds would take, by what the new ones of this run took; empty where there were none."""
+        if self.teacher is None or not self.new:
+            return ""
+        spent, before = self.teacher.spending.total, self._before
+        requests, tokens = spent.requests - before.requests, spent.output_tokens - before.output_tokens
+        cost = f", ${(spent.cost - before.cost) / self.new * seeds:,.2f}" if spent.cost else ""
+        return (
+            f"{requests / self.new:.1f} requests a seed; at this rate all {seeds:,} seeds take about "
+            f"{requests / self.new * seeds:,.0f} requests, {tokens / self.new * seeds:,.0f} output tokens{cost}"
+        )
+
     def _seeds(self) -> str:
         share = f", yield {self.accepted / self.decided:.0%}" if self.decided else ""
         earlier = f" ({self.known} from before)" if self.known else ""
