@@ -201,6 +201,19 @@ def test_a_prompt_that_is_edited_during_the_run_waits_for_the_next(tmp_path, see
     assert told.manifest["groups"] == 3
 
 
+def test_a_bank_that_is_edited_during_the_run(tmp_path, seeds, oracle):
+    def edit(messages, body):
+        if len(server.log) == 20:
+            write_seeds(seeds, oracle.seeds()[1:])
+        return oracle(messages, body)
+
+    with FaultyServer(edit) as server:
+        refused("seeds.jsonl: was changed meanwhile", seeds, tmp_path / "out", server)
+        assert not (tmp_path / "out" / "groups.jsonl").exists()
+        told = build(seeds, tmp_path / "out", server, allow_change=True)
+    assert told.manifest["groups"] == 2
+
+
 def test_two_builders_of_one_store(tmp_path, seeds, oracle):
     with FaultyServer(oracle) as server:
         build(seeds, tmp_path / "out", server)

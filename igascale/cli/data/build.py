@@ -66,13 +66,13 @@ def command(ctx: click.Context, config: str | None, **given: Any) -> None:
     console = Console()
     try:
         result = Build(options, console).run()
-    except Stopped as stopped:
+    except (Stopped, KeyboardInterrupt) as stopped:
         click.secho(
-            f"stopped ({stopped}). Everything answered is stored in {options.out}: run the same command again to go on, or with "
+            f"stopped ({str(stopped) or 'SIGINT'}). Everything answered is stored in {options.out}: run the same command again to go on, or with "
             "--offline to make files of what is there",
             fg="yellow",
         )
-        sys.exit(stopped.exit_code)
+        sys.exit(getattr(stopped, "exit_code", 130))
     if options.preview:
         _show(console, result.groups, options.preview)
 

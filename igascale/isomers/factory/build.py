@@ -36,7 +36,7 @@ from igascale.isomers.factory.spending import BudgetSpent
 from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, outcome_id, survey
 from igascale.isomers.factory.teacher import Teacher
-from igascale.isomers.schema import IsomerGroup
+from igascale.isomers.schema import IsomerGroup, group_of
 from igascale.version import __version__
 
 _PREVIEW_TRIES = 5  # seeds tried at most for each group shown
@@ -82,6 +82,7 @@ class Build:
         self.benchmarks = Benchmarks(options.decontaminate, options.ngram)
         self.benchmarks.check_names()
         bank = Bank(options.seeds, options.seed_fields, options.split)
+        self._bank_stamp = bank.stamp()
         self.survey: Survey = survey(bank, options.limit, options.near_duplicates, self.benchmarks, self.folder.survey)
 
     def run(self) -> Result:
@@ -112,6 +113,8 @@ class Build:
                     "as another recipe (--allow-change)"
                 )
             if options.preview:
+                if ended is not None:
+                    self._say(f"warning: {ended}")
                 return self._preview(store)
             with disk_errors(self.folder.path):
                 result = Result(self._write(store))
@@ -166,17 +169,25 @@ class Build:
         return None
 
     def _preview(self, store: Store) -> Result:
-        groups = []
-        for seed in self.survey.taken():
-            outcome = store.get_outcome(outcome_id(seed), self.recipe.id)
-            if outcome is not None and outcome.status == ACCEPTED:
-                groups.append(_as_group(json.loads(outcome.record)["group"]))
-            if outcome is None or len(groups) == self.options.preview:
-                break
+        """The first accepted groups in the order of the bank."""
+        wanted = self.options.preview or 0
+        outcomes = (
+            store.get_outcome(outcome_id(seed), self.recipe.id)
+            for seed in itertools.islice(self.survey.taken(), _PREVIEW_TRIES * wanted)
+        )
+        accepted = (outcome for outcome in outcomes if outcome is not None and outcome.status == ACCEPTED)
+        groups = [
+            group_of(json.loads(one.record)["group"], f"{store.path}") for one in itertools.islice(accepted, wanted)
+        ]
         return Result(groups=tuple(groups))
 
     def _write(self, store: Store) -> dict[str, Any]:
         options = self.options
+        if self.survey.bank.stamp() != self._bank_stamp:
+            raise UserError(
+                f"{options.seeds}: was changed meanwhile, so no files were made; every answer is stored. Run the same command again "
+                "(--allow-change, as it is another bank)"
+            )
         assembly = Assembly(
             self.survey,
             store,
@@ -254,6 +265,8 @@ class Build:
                 seen.add(dropped.reason)
                 count = self.survey.counts()[dropped.reason]
                 self._say(f"warning: {count} seeds are left out as {dropped.reason}; the first: {dropped.detail}")
+        if self.options.votes > 1 and self.options.temperature == 0:
+            self._say("warning: at temperature 0 the votes of one teacher are much alike; they confirm little")
         names = ", ".join(domain.name for domain in self.domains)
         self._say(
             f"{self.options.seeds}: {self.survey.seeds:,} seeds, {self.survey.total:,} to tell in {names}; "
@@ -322,9 +335,3 @@ async def _every(seconds: float, call: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(seconds)
         call()
-
-
-def _as_group(record: dict[str, Any]) -> IsomerGroup:
-    from igascale.isomers.schema import group_of
-
-    return group_of(record, "the store")

@@ -40,6 +40,12 @@ class Bank:
         if not rows:
             raise UserError(f"{self.source}: no seeds in it")
 
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of its files, to see whether they change; empty for the Hub."""
+        path = Path(self.source)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+        return [(str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+
     def _rows(self, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if path.is_file():
             return _parquet_rows([path])
