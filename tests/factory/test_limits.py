@@ -18,10 +18,15 @@ def store(tmp_path):
         yield store
 
 
+async def acquired(limit):
+    await limit.acquire()
+    return time.monotonic()
+
+
 def test_the_limit_halves_once_per_window_and_grows_by_one_per_window():
     async def scenario():
         limit = AdaptiveLimit(64)
-        sent = [await limit.acquire() for _ in range(64)]
+        sent = [await acquired(limit) for _ in range(64)]
         assert limit.in_flight == 64
         assert limit.refused(sent[0], None) and limit.limit == 32
         for at in sent[1:]:
@@ -29,7 +34,7 @@ def test_the_limit_halves_once_per_window_and_grows_by_one_per_window():
         for _ in sent:
             limit.release()
         assert limit.limit == 32 and limit.cuts == 1
-        late = await limit.acquire()
+        late = await acquired(limit)
         assert limit.refused(late, None) and limit.limit == 16
         before = limit.limit
         for _ in range(16):
@@ -46,7 +51,7 @@ def test_one_request_always_may_go():
     async def scenario():
         limit = AdaptiveLimit(4)
         for _ in range(10):
-            limit.refused(await limit.acquire(), None)
+            limit.refused(await acquired(limit), None)
             limit.release()
         assert limit.limit == 1.0
         await asyncio.wait_for(limit.acquire(), 1)
@@ -60,7 +65,7 @@ def test_nobody_passes_the_limit_and_all_get_their_turn_in_order():
 
         async def worker(i):
             nonlocal most
-            at = await limit.acquire()
+            at = await acquired(limit)
             order.append(i)
             most = max(most, limit.in_flight)
             assert limit.in_flight <= 8
@@ -103,7 +108,7 @@ def test_those_who_are_cancelled_keep_no_turn():
 def test_retry_after_silences_everybody():
     async def scenario():
         limit = AdaptiveLimit(4)
-        at = await limit.acquire()
+        at = await acquired(limit)
         limit.refused(at, 0.3)
         limit.release()
         assert 0.2 < limit.paused <= 0.3

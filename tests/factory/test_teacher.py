@@ -3,11 +3,15 @@
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
 from igascale.errors import TRY_AGAIN, UserError
+from igascale.isomers.factory.endpoint import _retry_after
 from igascale.isomers.factory.request import Request, key_of, reply_schema
 from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.teacher import Answer, BadAnswer, BudgetSpent, Teacher, TeacherDown, TeacherSettings
@@ -426,6 +430,46 @@ def test_one_poisonous_request_does_not_stop_the_others(rig):
         assert all(isinstance(answer, Answer) for answer in answers)
 
 
+def test_the_last_request_of_a_build_that_always_fails_is_no_end_of_the_teacher(rig):
+    async def scenario(teacher):
+        assert (await teacher.ask(question(0))).value.answer == "question 0"
+        with pytest.raises(BadAnswer, match=r"unavailable: 2 tries: no answer within 1\.5 s"):
+            await teacher.ask(question(1))
+
+    with FaultyServer(echo, Plan([None] + ["hang"] * 20)) as server:
+        rig.run(server, scenario, timeout=1.5, max_retries=1)
+        assert len(server.log) == 3 and rig.spending["extract"].lost == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({}, None),
+        ({"retry-after": "Thu, 01 Jan 2026 00:00:00 GMT"}, 0.0),
+    ],
+)
+def test_every_form_of_retry_after(headers, wait):
+    error = SimpleNamespace(response=SimpleNamespace(headers=headers))
+    assert _retry_after(error) == wait
+
+
+def test_retry_after_as_a_date_to_come():
+    to_come = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 80 < _retry_after(SimpleNamespace(response=SimpleNamespace(headers={"retry-after": to_come}))) <= 90
+
+
+def test_a_server_on_this_machine_is_not_sought_behind_a_proxy(rig, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with FaultyServer(echo) as server:
+        assert texts(rig.ask(server, question())) == ["question 0"]
+
+
 @pytest.mark.parametrize(
     ("status", "error", "reason"),
     [
@@ -595,7 +639,7 @@ def test_everything_at_once_and_every_answer_is_had_stored_and_counted_once(rig)
         "429": 0.08,
         "429_retry": 0.02,
         "500": 0.06,
-        "hang": 0.02,
+        "hang": 0.012,
         "cut": 0.04,
         "cut_early": 0.03,
         "truncated": 0.04,
@@ -605,7 +649,7 @@ def test_everything_at_once_and_every_answer_is_had_stored_and_counted_once(rig)
         "filtered": 0.02,
     }
     with FaultyServer(echo, Plan(rates=rates, seed=8, latency=0.01, retry_after=0.05)) as server:
-        answers = rig.ask(server, *map(question, range(200)), concurrency=32, attempts=6, timeout=4)
+        answers = rig.ask(server, *map(question, range(200)), concurrency=32, attempts=6, timeout=3)
         assert texts(answers) == [f"question {i}" for i in range(200)]
         faults = [call.fault for call in server.log]
         assert faults.count(None) == 200 == rig.spending["extract"].answers == rig.answers["extract"]

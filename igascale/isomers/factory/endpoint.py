@@ -114,11 +114,13 @@ class Endpoint:
                 f"no key for the teacher at {self.url}: set OPENAI_API_KEY (any word, for a server that asks for none)"
             )
         try:
-            from openai import AsyncOpenAI, Timeout
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
         except ImportError:
             raise UserError("the teacher needs the openai package: pip install 'igascale[data]'") from None
         patience = Timeout(settings.timeout, connect=min(10.0, settings.timeout))
-        self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=patience)
+        # A proxy of the environment (HTTP_PROXY) is no way to a server on this very machine.
+        direct = DefaultAsyncHttpxClient(trust_env=False) if _is_here(parts.hostname) else None
+        self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=patience, http_client=direct)
         self._way = _WAYS[0] if settings.structured == "auto" else settings.structured
         self._limit_name = "max_tokens"
 
@@ -177,7 +179,8 @@ class Endpoint:
             body["seed"] = seed
         # As extra_body: as an argument, the client would walk through the whole schema for every request, a third of its CPU time.
         if way == "json_schema":
-            described = {"name": request.reply.__name__, "strict": True, "schema": json.loads(schema)}
+            name = re.sub(r"[^A-Za-z0-9_-]", "_", request.reply.__name__)
+            described = {"name": name, "strict": True, "schema": json.loads(schema)}
             body["extra_body"] = {"response_format": {"type": "json_schema", "json_schema": described}}
         elif way == "json_object":
             body["extra_body"] = {"response_format": {"type": "json_object"}}
@@ -294,6 +297,10 @@ class Endpoint:
     def _redacted(self, text: str) -> str:
         text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be printed
         return text.replace(self._key, "***") if len(self._key) > 5 else text
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _retry_after(error: Any) -> float | None:

@@ -88,6 +88,8 @@ def _the_object(text: str) -> str:
     start, end = found[0]
     if text[:start].rstrip().endswith("["):
         raise NotJson("the object is inside an array")
+    if text.count("{", 0, start) > text.count("}", 0, start):
+        raise NotJson("the object is inside braces that are not JSON")
     return text[start:end]
 
 

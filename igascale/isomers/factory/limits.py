@@ -31,12 +31,8 @@ class AdaptiveLimit:
         self._last_cut = self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self) -> float:
-        """Wait for a turn, first come, first served.
-
-        Returns:
-            The time, for :meth:`refused`.
-        """
+    async def acquire(self) -> None:
+        """Wait for a turn, first come, first served."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._admit()
@@ -49,7 +45,6 @@ class AdaptiveLimit:
             else:  # its turn had come
                 self.release()
             raise
-        return time.monotonic()
 
     def release(self) -> None:
         """The request is no longer under way."""
@@ -64,7 +59,7 @@ class AdaptiveLimit:
         """The server said "too many": shrink, and be quiet for as long as it asks.
 
         Args:
-            sent_at: what :meth:`acquire` returned for the request.
+            sent_at: when the request was sent, by ``time.monotonic()``.
             retry_after: seconds, where the server named them.
 
         Returns:
@@ -77,6 +72,11 @@ class AdaptiveLimit:
             return False
         self._last_cut, self.limit, self.cuts = at, max(1.0, self.limit / 2), self.cuts + 1
         return True
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody is under way or waiting but one."""
+        return self.in_flight <= 1 and not self._waiting
 
     @property
     def paused(self) -> float:

@@ -125,7 +125,7 @@ class Store:
         if not create and not path.exists():
             raise UserError(f"{path}: no such store; `igascale data build` makes one")
         if create:
-            with told_of_folder(path.parent):
+            with _told_of_folder(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
         lock = StoreLock(path)
         try:
@@ -362,7 +362,7 @@ _OUTCOMES = "SELECT seed_id, recipe, status, reason, stage, record FROM outcomes
 
 
 @contextmanager
-def told_of_folder(folder: Path) -> Iterator[None]:
+def _told_of_folder(folder: Path) -> Iterator[None]:
     """The folder's own errors as one line.
 
     Raises:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ class Teacher:
         self._told: set[str] = set()
         if lost := self.spending.lost_before.lost:
             self._say(
-                f"{lost} requests were under way when the last build died; counted as lost, asked again where needed"
+                f"{lost} requests were under way when the last build died: counted as lost, asked again if needed"
             )
 
     @property
@@ -235,9 +236,10 @@ class Teacher:
         tries = answered = 0
         while True:
             since = self._answered
-            sent_at = await self._limit.acquire()
+            await self._limit.acquire()
             try:
                 while True:
+                    sent_at = time.monotonic()
                     try:
                         return await self._send_once(this)
                     except TurnedAway as away:
@@ -249,9 +251,8 @@ class Teacher:
                             self._slow_down(away, sent_at)
                             asked_to_wait = away.retry_after
                             break
-                        self._say_once(
-                            away.cause, f"the teacher at {self.url}: {away.detail}; such failures are tried again"
-                        )
+                        line = f"the teacher at {self.url}: {away.detail}; such failures are tried again"
+                        self._say_once(away.cause, line)
                     await self._pause(tries)
             finally:
                 self._limit.release()
@@ -292,7 +293,8 @@ class Teacher:
             self._say(f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on{pause}")
 
     async def _pause(self, tries: int) -> None:
-        await asyncio.sleep(backoff(tries, self.settings.backoff, self.settings.backoff_cap))
+        wait = backoff(tries, self.settings.backoff, self.settings.backoff_cap)
+        await asyncio.sleep(max(wait, self._limit.paused))
 
     def _record(self, ticket: Ticket, spent: Spent, write: Callable[[], None]) -> None:
         """Write what became of a request. A store that cannot be written ends everything: no further answer could be kept."""
@@ -305,12 +307,16 @@ class Teacher:
         self.spending.settled(ticket, spent)
 
     def _patience(self, away: TurnedAway) -> int:
-        """Tries after the first. A server that never answered and takes no connection is most likely a wrong URL: found out soon."""
-        most = self.settings.max_retries
-        return min(4, most) if away.cause == "connection" and not self._answered else most
+        """Tries after the first.
+
+        Fewer where a server that never answered takes no connection (most likely a wrong URL: found out soon), and for a request that
+        times out (each time may have been paid for).
+        """
+        few = away.cause == "timeout" or (away.cause == "connection" and not self._answered)
+        return min(4, self.settings.max_retries) if few else self.settings.max_retries
 
     def _given_up(self, away: TurnedAway, tries: int, answered: int) -> Exception:
-        if self._answered > answered:
+        if self._answered > answered or (self._answered and self._limit.alone):
             return BadAnswer("unavailable", f"{tries} tries: {away.detail}")
         where = "check the URL (OPENAI_BASE_URL) and the server" if not self._answered else "check the server"
         self._stop = TeacherDown(
