@@ -1,6 +1,7 @@
 """The proof of independence finds every planted leak, in the right category, and names it."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -46,40 +47,53 @@ def test_files_with_nothing_in_common_pass(groups, tmp_path):
     json.dumps(proof.record())
 
 
-def plant(groups, name):
-    group = groups[5]
-    telling = generate(60, ("finance", "engineering"), KINDS, seed=0)[5]
+PLANTS = {
+    "same seed": {"seed"},
+    "same group id": {"id"},
+    "same text": {"problem"},
+    "same text, shouted": {"problem"},
+    "edited text": {"near"},
+    "facts in another order": {"near"},
+    "same form": {"form"},
+    "retold in other domains": {"form"},
+    "all of it": {"seed", "id", "problem", "form"},
+}
+
+
+def reordered(text):
+    *facts, goal = re.findall(r"[^.?]+[.?]", text)
+    return "".join([*facts[::-1], goal])
+
+
+def plant(name, group, other, telling):
+    """A held-out group that has one thing in common with `group`; `other` is unlike it, `telling` is it in other domains."""
+    own = f"leak of {group.id}"
+    texts = {"same text": str, "same text, shouted": str.upper, "facts in another order": reordered}
+    texts["edited text"] = "Code amber. {}".format
+    if name in texts:
+        return renamed(group, own, dag=None, instances=edited(group, texts[name]))
     return {
-        "same seed": (renamed(groups[45], "x", seed_id=group.seed_id), {"seed"}),
-        "same group id": (renamed(groups[45], group.id, instances=groups[45].instances), {"id"}),
-        "same text": (renamed(group, "x", dag=None), {"problem"}),
-        "same text, shouted": (renamed(group, "x", dag=None, instances=edited(group, str.upper)), {"problem"}),
-        "edited text": (
-            renamed(group, "x", dag=None, instances=edited(group, lambda text: f"Code amber. {text}")),
-            {"near"},
-        ),
-        "same form": (renamed(groups[45], "x", dag=group.dag), {"form"}),
-        "retold in other domains": (renamed(telling, "x"), {"form"}),
-        "all of it": (group, {"seed", "id", "problem", "form"}),
+        "same seed": renamed(other, own, seed_id=group.seed_id),
+        "same group id": renamed(other, own, id=group.id),
+        "same form": renamed(other, own, dag=group.dag),
+        "retold in other domains": renamed(telling, own),
+        "all of it": group,
     }[name]
-
-
-PLANTS = [
-    *("same seed", "same group id", "same text", "same text, shouted"),
-    *("edited text", "same form", "retold in other domains", "all of it"),
-]
 
 
 @pytest.mark.parametrize("name", PLANTS)
 def test_every_planted_leak_is_found(groups, tmp_path, name):
-    leak, categories = plant(groups, name)
-    others = generate(60, [instance.domain for instance in leak.instances], KINDS, seed=0)[46:]
-    proof, findings = found(tmp_path, groups[:40], [*others, leak])
-    assert {finding.category for _, finding in proof.leaks} == categories
-    for category in categories:
-        assert findings[category].groups == 1
-        assert findings[category].worst.held_out.split("/")[0] == leak.id
-        assert findings[category].worst.training.split("/")[0] == groups[5].id
+    tellings = generate(60, ("finance", "engineering"), KINDS, seed=0)
+    leaks = [plant(name, groups[i], groups[40 + i], tellings[i]) for i in range(12)]
+    rest = tellings if name == "retold in other domains" else groups
+    proof, findings = found(tmp_path, groups[:40], [*leaks, *rest[52:]])
+    assert {finding.category for _, finding in proof.leaks} == PLANTS[name]
+    for category in PLANTS[name]:
+        assert findings[category].groups == 12
+        assert findings[category].worst.held_out.split("/")[0] in {leak.id for leak in leaks} | {
+            f"leak of {groups[0].id}"
+        }
+        assert findings[category].worst.training.split("/")[0] in {group.id for group in groups[:12]}
     assert proof.record()["passed"] is False
 
 
@@ -93,7 +107,7 @@ def test_the_worst_pair_is_the_most_similar(groups, tmp_path):
 
 
 def test_what_is_ignored_is_still_reported(groups, tmp_path):
-    leak, _ = plant(groups, "same form")
+    leak = plant("same form", groups[5], groups[45], groups[46])
     proof, findings = found(tmp_path, groups[:40], [leak], ignore=("form",))
     assert findings["form"].groups == 1 and proof.leaks == [] and proof.ignored == ("form",)
 
