@@ -100,7 +100,7 @@ def iter_groups(path: str | Path, on_problem: OnProblem = refuse) -> Iterator[tu
         UserError: the file cannot be read; as `read_groups` at the first bad line, unless `on_problem` does otherwise.
     """
     seen = _Seen()
-    for number, line in _lines(Path(path), on_problem):
+    for number, line in numbered_lines(Path(path), on_problem=on_problem):
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
@@ -137,7 +137,7 @@ def count_groups(path: str | Path) -> int:
     Raises:
         UserError: the file cannot be read.
     """
-    return sum(1 for _ in _lines(Path(path), refuse))
+    return sum(1 for _ in numbered_lines(Path(path)))
 
 
 def write_groups(path: str | Path, groups: Iterable[IsomerGroup]) -> None:
@@ -145,6 +145,15 @@ def write_groups(path: str | Path, groups: Iterable[IsomerGroup]) -> None:
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         for group in groups:
             file.write(json.dumps(to_record(group), ensure_ascii=False) + "\n")
+
+
+def group_of(record: Any, where: str) -> IsomerGroup:
+    """One group out of a JSON object, checked as a line of a file is.
+
+    Raises:
+        UserError: the object breaks the schema; begins with `where`.
+    """
+    return _Reader(where).group(record)
 
 
 def domains_of(groups: Iterable[IsomerGroup]) -> tuple[str, ...]:
@@ -186,8 +195,14 @@ def _dag_record(dag: Dag) -> dict[str, Any]:
     return record
 
 
-def _lines(path: Path, on_problem: OnProblem) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
+def numbered_lines(
+    path: Path, what: str = "file of groups", on_problem: OnProblem = refuse
+) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank.
+
+    Raises:
+        UserError: the file cannot be read (`what` it is said to be), or a line is not UTF-8 and `on_problem` refuses it.
+    """
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -199,7 +214,7 @@ def _lines(path: Path, on_problem: OnProblem) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except OSError as error:
-        raise UserError(f"{path}: cannot read this file of groups ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot read this {what} ({error.strerror}); check the path") from None
 
 
 class _Seen:

@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "igascale.cli.data.generate",
     "seeds": "igascale.cli.data.seeds",
     "benchmark": "igascale.cli.data.benchmark",
+    "build": "igascale.cli.data.build",
     "inspect": "igascale.cli.data.inspect",
     "import": "igascale.cli.data.import_",
     "validate": "igascale.cli.data.validate",

@@ -1,0 +1,74 @@
+"""What decides a seed's outcome besides the seed. An outcome belongs to one recipe; another recipe asks again for what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from igascale.isomers.factory.domains import Domain
+from igascale.isomers.factory.gates import GateSettings
+from igascale.isomers.factory.prompts import PromptSet
+
+_FORMAT = 1  # of the pipeline itself: raised when the same answers would lead to other outcomes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Prompts, domains, gates, model and sampling of a build; `id` is their hash."""
+
+    parts: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe_of(
+    prompts: PromptSet, domains: Sequence[Domain], gates: GateSettings, sampling: Mapping[str, Any]
+) -> Recipe:
+    """The recipe. `sampling` names model, temperature, seed and max_tokens.
+
+    The endpoint is no part of it: the same model behind another address is the same teacher. `max_tokens` is, although the
+    answers do not depend on it: a seed that was rejected because answers were cut off deserves another look under a larger one,
+    and the answers that were whole are not asked for again.
+    """
+    versions = prompts.versions if gates.votes else {k: v for k, v in prompts.versions.items() if k != "solve"}
+    return Recipe(
+        {
+            "format": _FORMAT,
+            "prompts": versions,
+            "domains": {domain.name: domain.text for domain in domains},
+            "domain_order": [domain.name for domain in domains],
+            "gates": asdict(gates),
+            **sampling,
+        }
+    )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed from one recipe's parts to another's, for a message."""
+    said = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            for name in dict.fromkeys([*before, *after]):
+                if before.get(name) != after.get(name):
+                    said.append(f"{key}.{name} {_change(before.get(name), after.get(name))}")
+        else:
+            said.append(f"{key} {_change(before, after)}")
+    return said
+
+
+def _change(before: Any, after: Any) -> str:
+    if before is None:
+        return "is new"
+    if after is None:
+        return "is gone"
+    one, other = str(before), str(after)
+    return f"was {one}, is {other}" if len(one) + len(other) < 80 else "has changed"
