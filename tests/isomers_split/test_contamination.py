@@ -140,10 +140,12 @@ def test_files_of_groups_seeds_and_plain_text(tmp_path):
     write_groups(tmp_path / "groups.jsonl", [group])
     write_seeds(tmp_path / "seeds.jsonl", [Seed("a", "What?", solution="That."), Seed("b", "Who?")])
     (tmp_path / "plain.txt").write_text("one text\n\nanother\n")
+    (tmp_path / "texts.jsonl").write_text('{"name": "math/test", "id": "7", "text": "How many?"}\n')
     told = group.instances[0]
     assert list(read_texts(tmp_path / "groups.jsonl")) == [(told.id, told.problem), (told.id, told.cot)]
     assert list(read_texts(tmp_path / "groups.jsonl", solutions=False)) == [(told.id, told.problem)]
     assert list(read_texts(tmp_path / "seeds.jsonl")) == [("a", "What?"), ("a", "That."), ("b", "Who?")]
+    assert list(read_texts(tmp_path / "texts.jsonl")) == [("7", "How many?")]
     assert list(read_texts(tmp_path / "plain.txt")) == [("1", "one text"), ("3", "another")]
 
 
@@ -153,7 +155,7 @@ def test_files_of_groups_seeds_and_plain_text(tmp_path):
         (b"", "no text in it"),
         (b"\n[1]\n", r"x:2: a JSON list"),
         (b'{"problem": "a"}\n{"problem"\n', r"x:2: not valid JSON"),
-        (b'{"problem": "a"}\n{"id": "b"}\n', r"x:2: field 'problem': is missing"),
+        (b'{"problem": "a"}\n{"id": "b"}\n', r"x:2: field 'problem' is missing"),
         (b'{"problem": "a"}\ntext\n', r"x:2: not valid JSON"),
         (b'{"problem": "a"}\n3\n', r"x:2: not a JSON object"),
         (b"a\n\xff\n", r"x:2: not UTF-8"),
