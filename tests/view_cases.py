@@ -6,7 +6,7 @@ from igascale.isomers.schema import EDGE_LABELS, NODE_TYPES, Dag, DagEdge, DagNo
 
 #: Text that would do something if it were not escaped, or read wrongly if it were not isolated.
 HOSTILE = (
-    "<script>window.hacked=1</script></style><img src=x onerror='window.hacked=1'> \"quoted\" & 'so' &amp; שלום עולם 😀 "
+    "<script>window.hacked=1</script></style><img src=x onerror='window.hacked=1'> \" onclick=\"window.hacked=1\" & 'so' &amp; שלום עולם 😀 "
     "\u202eevil\u202c \x1b[2J\x00 \\frac{a}{b} $x^2$ {{style}} javascript:alert(1)"
 )
 #: The same as it must be read.
@@ -37,8 +37,8 @@ def hostile(name="evil"):
         logical_form=HOSTILE,
     )
     instances = tuple(
-        Instance(domain, f"{HOSTILE} {domain}", f"{HOSTILE}\n{HOSTILE}", HOSTILE, f"{name}/{number}")
-        for number, domain in enumerate((HOSTILE, "law"))
+        Instance(domain, problem, f"{HOSTILE}\n{HOSTILE}", HOSTILE, f"{name}/{number}")
+        for number, (domain, problem) in enumerate(((HOSTILE, HOSTILE), ("law", f"{HOSTILE} or only<video>here")))
     )
     return IsomerGroup(name, HOSTILE, instances, HOSTILE, dag, {HOSTILE: HOSTILE})
 

@@ -57,6 +57,7 @@ def test_every_edge_leads_down_from_its_source_to_its_target_past_all_other_node
         assert all(lower > upper - NEAR for upper, lower in itertools.pairwise(heights))
         assert end_y > y
         assert y < route.label.y < end_y
+        assert route.label.height >= dag_layout.SMALL
         assert any(x == pytest.approx(route.label.x) for x, _ in route.points)  # the label is on its line
         for segment in itertools.pairwise(route.points):
             assert not any(crosses(segment, box) for box in layout.nodes.values())

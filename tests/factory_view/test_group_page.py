@@ -24,7 +24,8 @@ MANIFEST = {
     "cost_usd": 41.3,
     "stages": [
         {"stage": "bank", "left": 1000, "meaning": "read from the bank", "rejected": {}},
-        {"stage": "verify", "left": 785, "meaning": "verified in every domain", "rejected": {"alignment": 215}},
+        {"stage": "extract", "left": 900, "meaning": "logical structure extracted", "rejected": {"reply_length": 100}},
+        {"stage": "verify", "left": 785, "meaning": "verified in every domain", "rejected": {"alignment": 115}},
     ],
     "files": {"groups.jsonl": {"sha256": "ab12"}},
     "odd": [{"a": 1}, {"b": [1, 2]}],
@@ -87,6 +88,8 @@ def test_every_text_of_every_group_is_on_the_page(tmp_path):
         len(one.dag.edges) for one in groups
     )
     assert "all that there is" in document.text
+    drawn = re.findall(r'<text class="a"[^>]*>([^<]+)</text>', (tmp_path / "page.html").read_text())
+    assert drawn == [edge.label.replace("_", " ").lower() for one in groups for edge in one.dag.edges]
 
 
 def test_columns_have_a_row_for_every_step_of_the_longest_solution(tmp_path):
@@ -116,6 +119,8 @@ def test_hostile_text_is_legible_and_does_nothing(tmp_path):
         warnings=[HOSTILE],
     )
     assert document.text.count(HOSTILE_SHOWN) >= 20
+    assert "or only<video>here" in document.text  # words of one domain, which are marked as such
+    assert not document.all("video")
     assert not document.all("img")
     assert len(document.all("script")) == len(document.all("style")) == 1
     assert "hacked" not in document.script
@@ -146,13 +151,18 @@ def test_a_manifest_becomes_a_funnel_figures_and_a_table(tmp_path):
         "verified in every domain",
         "1,000",
         "785",
-        "78.5% kept",
-        "rejected: alignment 215",
+        "90.0% kept",
+        "87.2% kept",
+        "rejected: alignment 115",
         "78.5%",
         "$41.30",
     ):
         assert shown in document.text
-    assert [a["style"] for a in document.all("i") if "style" in a] == ["--part:100.00%", "--part:78.50%"]
+    assert [a["style"] for a in document.all("i") if "style" in a] == [
+        "--part:100.00%",
+        "--part:90.00%",
+        "--part:78.50%",
+    ]
     assert "some-model" in document.text
     assert "ab12" in document.text  # what is not known by name is in the table
 

@@ -46,6 +46,7 @@ def test_shared_words_keep_their_order_and_case():
         ("1. one\n2) two\n\nStep 3: three", ["one", "two", "three"]),
         ("one\n  two  \n\n", ["one", "two"]),
         ("2 of them\n3. three", ["2 of them", "3. three"]),  # not 1, 2, ...: left as they are
+        ("3. three\n1. one", ["3. three", "1. one"]),
         ("1. one\nand more", ["1. one", "and more"]),
         ("", []),
     ],
