@@ -167,11 +167,26 @@ def test_a_manifest_becomes_a_funnel_figures_and_a_table(tmp_path):
     assert "ab12" in document.text  # what is not known by name is in the table
 
 
+def test_figures_of_the_teacher_are_shown_as_such(tmp_path):
+    teacher = {"model": "m-7", "mean_alignment": 0.915, "yield": 0.6667, "output_tokens": 12345, "cost": None}
+    _, document = page(tmp_path, [group()], manifest={"yield": 0.6667, "teacher": teacher})
+    names = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", (tmp_path / "page.html").read_text())
+    assert dict(names) == {
+        "teacher": "m-7",
+        "yield": "66.7%",
+        "mean alignment": "0.915",
+        "output tokens": "12,345",
+        "cost": "unknown",
+    }
+    assert len(names) == 5
+    assert "The rest" not in document.text
+
+
 @pytest.mark.parametrize(
     "manifest",
     [
         {},
-        {"stages": None, "yield": None, "teacher": {"model": "m"}},
+        {"stages": None, "yield": None, "teacher": {"model": "m", "prices": [1, 2]}},
         {"stages": [], "counts": {"seeds": 10, "groups": 4}},
         {"stages": [{"left": "many"}], "funnel": 3},
         {"stages": {"seeds": 0}},

@@ -188,6 +188,22 @@ def test_rejections_are_listed_and_counted(build):
     )
 
 
+def test_a_long_field_of_a_rejection_is_said_to_be_left_out(build):
+    entry = {
+        "seed_id": "s",
+        "stage": "extract",
+        "reason": "dag_cycle",
+        "draft": {"nodes": ["x" * 400]},
+        "domain": "law",
+    }
+    (build / "rejected.jsonl").write_text(json.dumps(entry) + "\n")
+    text = invoke(build, "--rejected").output
+    assert "draft: (415 characters, in rejected.jsonl and on the page)" in text
+    assert "domain: law" in text
+    invoke(build, "--html", build / "page.html")
+    assert "x" * 400 in (build / "page.html").read_text()
+
+
 def test_many_reasons_do_not_fill_the_screen(build):
     with (build / "rejected.jsonl").open("a") as file:
         for number in range(60):
@@ -219,6 +235,11 @@ def test_a_file_that_is_not_the_manifests_is_said_to_be(build, groups):
     result = invoke(build, "--html", build / "page.html")
     assert "groups.jsonl: is not the file that manifest.json describes (another SHA-256)" in result.output
     assert "is not the file that manifest.json describes" in (build / "page.html").read_text()
+
+
+def test_a_build_that_is_not_complete_is_said_to_be(build):
+    (build / "manifest.json").write_text('{"complete": false, "unfinished": 3}')
+    assert "this build is not complete (3 seeds unfinished); run it again to go on" in invoke(build).output
 
 
 @pytest.mark.parametrize(

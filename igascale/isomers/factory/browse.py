@@ -55,7 +55,11 @@ def find_source(path: Path) -> Source:
         raise UserError(f"{path}: no {GROUPS} in this folder; {hint}")
     manifest, *warnings = _manifest(path / MANIFEST)
     present = tuple(file for file in (groups, rejected) if file.exists())
-    warnings += _changed(manifest, present) if manifest is not None else []
+    if manifest is not None:
+        if manifest.get("complete") is False:
+            left = manifest.get("unfinished", "some")
+            warnings.append(f"{path}: this build is not complete ({left} seeds unfinished); run it again to go on")
+        warnings += _changed(manifest, present)
     return Source(path, groups, rejected if rejected in present else None, manifest, tuple(warnings))
 
 

@@ -25,11 +25,15 @@ def render(manifest: Mapping[str, Any]) -> str:
     key, stages = next(((key, rows) for key in _FUNNELS if (rows := _stages(rest.get(key)))), ("", []))
     rest.pop(key, None)
     bars = _funnel(stages) if stages else ""
-    figures = "".join(
-        f"<div><dt>{_name(key)}</dt><dd>{_figure(key, rest.pop(key))}</dd></div>"
-        for key in _FIGURES
-        if isinstance(rest.get(key), str | int | float) and rest[key] != ""
-    )
+    known = {key: rest.pop(key) for key in _FIGURES if _is_figure(rest.get(key))}
+    teacher = rest.get("teacher")
+    if isinstance(teacher, Mapping) and all(value is None or _is_figure(value) for value in teacher.values()):
+        known = {
+            "teacher": teacher.get("model"),
+            **known,
+            **{k: v for k, v in rest.pop("teacher").items() if k != "model"},
+        }
+    figures = "".join(f"<div><dt>{_name(key)}</dt><dd>{_figure(key, value)}</dd></div>" for key, value in known.items())
     table = f'<details class="rest"><summary>The rest of the manifest</summary>{_value(rest)}</details>' if rest else ""
     facts = f'<dl class="facts">{figures}</dl>' if figures else ""
     return f'<div class="build">{bars}{facts}{table}</div>'
@@ -80,7 +84,13 @@ def _counts(rejected: Any) -> str:
     return ", ".join(f"{_name(str(reason))} {_scalar(count)}" for reason, count in rejected.items())
 
 
-def _figure(key: str, value: str | int | float) -> str:
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, str | int | float) and value != ""
+
+
+def _figure(key: str, value: str | int | float | None) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, float) and key in _SHARES and 0 <= value <= 1:
         return f"{value:.1%}"
     if isinstance(value, float) and key == "cost_usd":

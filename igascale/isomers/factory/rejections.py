@@ -19,6 +19,7 @@ from igascale.isomers.factory.side_by_side import visible
 
 _NAMED = ("seed_id", "stage", "reason", "detail", "problem")  # what has a place of its own when an entry is shown
 _ROWS = 40  # of a table of reasons
+_LONG = 300  # characters of a field that has no place of its own; more are not printed in the terminal
 
 
 class Rejections:
@@ -96,8 +97,12 @@ def print_rejected(console: Console, rejections: Rejections) -> None:
         for key in ("detail", "problem"):
             if entry.get(key):
                 console.print(Text.assemble((f"{key}: ", "bold"), visible(as_text(entry[key]))))
-        if rest_of(entry):
-            console.print(Text.assemble(("more: ", "bold"), visible(json.dumps(rest_of(entry), ensure_ascii=False))))
+        for key, value in rest_of(entry).items():
+            text = as_text(value)
+            text = (
+                text if len(text) <= _LONG else f"({len(text):,} characters, in {rejections.path.name} and on the page)"
+            )
+            console.print(Text.assemble((f"{visible(key)}: ", "bold"), visible(text)))
         console.print()
     table = Table("stage", "reason", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rejected", justify="right")
