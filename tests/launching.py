@@ -37,7 +37,7 @@ def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: flo
         ],
     }[launcher]
     done = subprocess.run(
-        [sys.executable, "-m", *command, str(WORKERS / script), *arguments],
+        [sys.executable, "-m", *command, str(WORKERS.parent / "worker.py"), str(WORKERS / script), *arguments],
         env=environment(),
         capture_output=True,
         text=True,
