@@ -30,11 +30,11 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from benchmarks.record import save
-from igascale.isomers.factory.request import Request
-from igascale.isomers.factory.store import Spent, Store, StoredAnswer
-from igascale.isomers.factory.teacher import Teacher, TeacherSettings
+from igascale.isomers.teacher.request import Request
+from igascale.isomers.teacher.store import Spent, Store, StoredAnswer
+from igascale.isomers.teacher.teacher import Teacher, TeacherSettings
 
-SERVER = Path(__file__).parents[1] / "tests" / "factory" / "faulty_server.py"
+SERVER = Path(__file__).parents[1] / "tests" / "faulty_server.py"
 SYSTEM = "You tell a problem again in the words of another domain. " * 20
 PROBLEM = "Ann stands two places above Bob, and Cid one below Ann. Who stands between them? " * 10
 STEPS = [f"Step {i}: because of what was said before, one more thing follows from it." for i in range(12)]

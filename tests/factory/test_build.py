@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from igascale.isomers.factory.manifest import arithmetic
-from igascale.isomers.factory.store import Store
 from igascale.isomers.generator import generate
 from igascale.isomers.schema import read_groups
 from igascale.isomers.seeds import Seed, write_seeds
+from igascale.isomers.teacher.store import Store
 
 from builds import FILES, build, contents, lines
 from faulty_server import FaultyServer, Plan
@@ -294,7 +294,7 @@ def test_costs_are_those_of_the_answers(tmp_path, groups):
 
 
 def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path, groups):
-    from igascale.isomers.factory.spending import BudgetSpent
+    from igascale.isomers.teacher.spending import BudgetSpent
 
     oracle = Oracle(groups[:10])
     seeds = write(tmp_path / "seeds.jsonl", oracle)

@@ -218,7 +218,7 @@ def test_two_builders_of_one_store(tmp_path, seeds, oracle):
     with FaultyServer(oracle) as server:
         build(seeds, tmp_path / "out", server)
         before = contents(tmp_path / "out")
-        code = "import sys; from igascale.isomers.factory.store import Store; s = Store.open(sys.argv[1]); print(1, flush=True); input()"
+        code = "import sys; from igascale.isomers.teacher.store import Store; s = Store.open(sys.argv[1]); print(1, flush=True); input()"
         holder = subprocess.Popen(
             [sys.executable, "-c", code, tmp_path / "out" / "answers.sqlite"],
             stdin=subprocess.PIPE,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from igascale.isomers.factory.store import Store
 from igascale.isomers.generator import generate
 from igascale.isomers.seeds import write_seeds
+from igascale.isomers.teacher.store import Store
 
 from builds import build, contents
 from faulty_server import FaultyServer, Plan

@@ -12,9 +12,9 @@ from igascale.isomers.factory.gates import GateSettings
 from igascale.isomers.factory.pipeline import Pipeline
 from igascale.isomers.factory.prompts import load_prompts
 from igascale.isomers.factory.replies import REPLIES
-from igascale.isomers.factory.store import Store
-from igascale.isomers.factory.teacher import Answer
 from igascale.isomers.seeds import Seed
+from igascale.isomers.teacher.store import Store
+from igascale.isomers.teacher.teacher import Answer
 
 SAID = {
     "extract": {

@@ -45,9 +45,9 @@ def test_wheel_contents(tmp_path):
         "ds_configs/zero2.json",
         "py.typed",
         "isomers/schema.py",
-        "isomers/factory/page.html",
-        "isomers/factory/page.css",
-        "isomers/factory/page.js",
+        "isomers/inspection/page.html",
+        "isomers/inspection/page.css",
+        "isomers/inspection/page.js",
     ):
         assert f"igascale/{expected}" in names
     packaged = {n for n in names if n.endswith(".py")}

@@ -78,7 +78,7 @@ def command(ctx: click.Context, config: str | None, **given: Any) -> None:
 
 
 def _show(console: Any, groups: Any, wanted: int) -> None:
-    from igascale.isomers.factory.view import print_groups
+    from igascale.isomers.inspection.view import print_groups
 
     print_groups(console, groups)
     if len(groups) < wanted:

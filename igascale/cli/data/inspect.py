@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from igascale.isomers.factory.browse import Selection, Source
+    from igascale.isomers.inspection.browse import Selection, Source
 
 _TERMINAL, _PAGE = 5, 200  # groups shown where --limit is not given
 
@@ -62,7 +62,7 @@ def command(
     """
     from pathlib import Path
 
-    from igascale.isomers.factory.browse import Selection, Wanted, find_source
+    from igascale.isomers.inspection.browse import Selection, Wanted, find_source
 
     if sample is not None and (limit is not None or groups):
         raise click.UsageError("--sample draws from the whole file; it does not go with --limit or --group")
@@ -85,7 +85,7 @@ def command(
 def _print(selection: Selection) -> None:
     from rich.console import Console
 
-    from igascale.isomers.factory.view import print_groups
+    from igascale.isomers.inspection.view import print_groups
 
     console = Console(highlight=False, emoji=False)
     print_groups(console, selection, selection.wanted.domains)
@@ -96,7 +96,7 @@ def _print(selection: Selection) -> None:
 def _print_rejected(source: Source, seeds: tuple[str, ...], text: str | None, limit: int) -> None:
     from rich.console import Console
 
-    from igascale.isomers.factory.rejections import Rejections, print_rejected
+    from igascale.isomers.inspection.rejections import Rejections, print_rejected
 
     # A file is taken to be one of rejections; of a folder without one, reading says so.
     path = source.rejected or (source.path / "rejected.jsonl" if source.path.is_dir() else source.path)
@@ -111,8 +111,8 @@ def _write_page(html: Path, source: Source, selection: Selection) -> None:
 
     from rich.console import Console
 
-    from igascale.isomers.factory.page import write_page
-    from igascale.isomers.factory.rejections import Rejections
+    from igascale.isomers.inspection.page import write_page
+    from igascale.isomers.inspection.rejections import Rejections
 
     errors = Console(stderr=True)  # a sample of a large file takes a while
     with errors.status(f"reading {source.groups}") if errors.is_terminal else nullcontext():

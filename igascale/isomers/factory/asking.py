@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from igascale.isomers.factory.pipeline import ACCEPTED, Outcome, Pipeline, Unavailable
-from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import outcome_id
 from igascale.isomers.seeds import Seed
+from igascale.isomers.teacher.store import Store
 
 _BREATH = 200  # seeds looked up in the store between two turns of the event loop
 

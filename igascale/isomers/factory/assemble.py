@@ -14,13 +14,13 @@ from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.folder import Writing
 from igascale.isomers.factory.manifest import Tally
 from igascale.isomers.factory.pipeline import ACCEPTED
-from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, near_index, outcome_id
 from igascale.isomers.leakage import prove
 from igascale.isomers.schema import iter_groups
 from igascale.isomers.seeds import Seed
 from igascale.isomers.similarity import THRESHOLD, NearDuplicates, sketch
 from igascale.isomers.split import Clusters, assign
+from igascale.isomers.teacher.store import Store
 
 GROUPS, TRAIN, VALIDATION, REJECTED = "groups.jsonl", "train.jsonl", "validation.jsonl", "rejected.jsonl"
 

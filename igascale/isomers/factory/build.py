@@ -31,12 +31,12 @@ from igascale.isomers.factory.progress import Progress
 from igascale.isomers.factory.prompts import load_prompts
 from igascale.isomers.factory.recipe import recipe_of
 from igascale.isomers.factory.seed_files import Bank
-from igascale.isomers.factory.settings import TeacherSettings
-from igascale.isomers.factory.spending import BudgetSpent
-from igascale.isomers.factory.store import Store
 from igascale.isomers.factory.survey import Survey, outcome_id, survey
-from igascale.isomers.factory.teacher import Teacher
 from igascale.isomers.schema import IsomerGroup, group_of
+from igascale.isomers.teacher.settings import TeacherSettings
+from igascale.isomers.teacher.spending import BudgetSpent
+from igascale.isomers.teacher.store import Store
+from igascale.isomers.teacher.teacher import Teacher
 from igascale.version import __version__
 
 _PREVIEW_TRIES = 5  # seeds tried at most for each group shown

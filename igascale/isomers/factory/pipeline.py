@@ -36,10 +36,10 @@ from igascale.isomers.factory.replies import (
     SolveReply,
     VerifyReply,
 )
-from igascale.isomers.factory.request import Request
-from igascale.isomers.factory.teacher import Answer, BadAnswer
 from igascale.isomers.schema import Instance, IsomerGroup, to_record
 from igascale.isomers.seeds import Seed
+from igascale.isomers.teacher.request import Request
+from igascale.isomers.teacher.teacher import Answer, BadAnswer
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 #: The stages that can reject a seed, in their order.

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from igascale.isomers.factory.pipeline import ACCEPTED
-from igascale.isomers.factory.store import Spent
+from igascale.isomers.teacher.store import Spent
 
 if TYPE_CHECKING:
-    from igascale.isomers.factory.teacher import Teacher
+    from igascale.isomers.teacher.teacher import Teacher
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
 _REASONS = 6  # shown live

@@ -13,8 +13,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from igascale.isomers.factory.dag_layout import layers_of
-from igascale.isomers.factory.side_by_side import Piece, Side, SideBySide, counted, lay_out, visible
+from igascale.isomers.inspection.dag_layout import layers_of
+from igascale.isomers.inspection.side_by_side import Piece, Side, SideBySide, counted, lay_out, visible
 from igascale.isomers.schema import Dag, IsomerGroup
 
 OWN = "cyan"  # words that at least one other domain does not use

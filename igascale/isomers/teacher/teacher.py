@@ -26,13 +26,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from igascale.errors import UserError
-from igascale.isomers.factory.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
-from igascale.isomers.factory.json_text import NotJson, parse_object
-from igascale.isomers.factory.limits import AdaptiveLimit, backoff
-from igascale.isomers.factory.request import Request, key_of, reply_schema
-from igascale.isomers.factory.settings import TeacherSettings, check_settings
-from igascale.isomers.factory.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
-from igascale.isomers.factory.store import Spent, Store, StoredAnswer
+from igascale.isomers.teacher.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
+from igascale.isomers.teacher.json_text import NotJson, parse_object
+from igascale.isomers.teacher.limits import AdaptiveLimit, backoff
+from igascale.isomers.teacher.request import Request, key_of, reply_schema
+from igascale.isomers.teacher.settings import TeacherSettings, check_settings
+from igascale.isomers.teacher.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
+from igascale.isomers.teacher.store import Spent, Store, StoredAnswer
 
 __all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherDown", "TeacherSettings"]
 

@@ -1,7 +1,7 @@
 """What the factory has paid for and decided: one SQLite file that survives a kill at any moment.
 
 ``answers``
-    by the key of their request (:mod:`~igascale.isomers.factory.request`). Usable ones only; an error is never kept as an answer.
+    by the key of their request (:mod:`~igascale.isomers.teacher.request`). Usable ones only; an error is never kept as an answer.
 ``failures``
     what went wrong on the way, with a count. Unusable answers were paid for, so they count as attempts, across restarts too.
 ``spending``, ``sent``
@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Any
 
 from igascale.errors import UserError
-from igascale.isomers.factory.database import open_for_reading, open_for_writing, told
-from igascale.isomers.factory.store_lock import StoreLock
+from igascale.isomers.teacher.database import open_for_reading, open_for_writing, told
+from igascale.isomers.teacher.store_lock import StoreLock
 from igascale.status import now
 
 _PAGE = 256  # outcomes read at a time

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from igascale.isomers.factory.settings import TeacherSettings
+from igascale.isomers.teacher.settings import TeacherSettings
 
 
 @dataclass(frozen=True)

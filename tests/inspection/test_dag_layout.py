@@ -6,8 +6,8 @@ import networkx
 import pytest
 from hypothesis import given, settings
 
-from igascale.isomers.factory import dag_layout
-from igascale.isomers.factory.dag_layout import lay_out, layers_of
+from igascale.isomers.inspection import dag_layout
+from igascale.isomers.inspection.dag_layout import lay_out, layers_of
 from igascale.isomers.schema import Dag, DagEdge, DagNode
 
 from view_cases import chain, dags

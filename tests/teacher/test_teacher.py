@@ -11,10 +11,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from igascale.errors import TRY_AGAIN, UserError
-from igascale.isomers.factory.endpoint import _retry_after
-from igascale.isomers.factory.request import Request, key_of, reply_schema
-from igascale.isomers.factory.store import Store
-from igascale.isomers.factory.teacher import Answer, BadAnswer, BudgetSpent, Teacher, TeacherDown, TeacherSettings
+from igascale.isomers.teacher.endpoint import _retry_after
+from igascale.isomers.teacher.request import Request, key_of, reply_schema
+from igascale.isomers.teacher.store import Store
+from igascale.isomers.teacher.teacher import Answer, BadAnswer, BudgetSpent, Teacher, TeacherDown, TeacherSettings
 
 from faulty_server import Fail, FaultyServer, Plan
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from test_group_page import MANIFEST
 
-from igascale.isomers.factory.page import write_page
-from igascale.isomers.factory.rejections import Rejections
 from igascale.isomers.generator import generate
+from igascale.isomers.inspection.page import write_page
+from igascale.isomers.inspection.rejections import Rejections
 from igascale.isomers.schema import Dag, DagEdge, DagNode
 
 from browser import Browser, needs_browser

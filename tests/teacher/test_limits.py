@@ -7,9 +7,9 @@ import time
 import pytest
 
 from igascale.errors import UserError
-from igascale.isomers.factory.limits import AdaptiveLimit, backoff
-from igascale.isomers.factory.spending import BudgetSpent, Prices, Spending
-from igascale.isomers.factory.store import Spent, Store
+from igascale.isomers.teacher.limits import AdaptiveLimit, backoff
+from igascale.isomers.teacher.spending import BudgetSpent, Prices, Spending
+from igascale.isomers.teacher.store import Spent, Store
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from igascale.isomers.factory.side_by_side import alignment, lay_out, steps_of, visible
-from igascale.isomers.factory.view import OWN, print_groups
 from igascale.isomers.generator import generate
+from igascale.isomers.inspection.side_by_side import alignment, lay_out, steps_of, visible
+from igascale.isomers.inspection.view import OWN, print_groups
 from igascale.isomers.schema import Dag
 
 from view_cases import HOSTILE_SHOWN, chain, group, hostile

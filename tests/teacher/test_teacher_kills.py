@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import igascale
-from igascale.isomers.factory.store import Spent, Store
+from igascale.isomers.teacher.store import Spent, Store
 
 from faulty_server import FaultyServer, Plan
 

@@ -22,7 +22,7 @@ import math
 import re
 from typing import Any
 
-from igascale.isomers.factory.latex import AMBIGUOUS, CONTROL, UNICODE
+from igascale.isomers.teacher.latex import AMBIGUOUS, CONTROL, UNICODE
 
 _ESCAPES = "bfnrt"
 _BACKSLASH = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|.)|\\$", re.DOTALL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from igascale.isomers.factory.dag_layout import FONT, LINE, SMALL, Box, Route, label_text, lay_out
-from igascale.isomers.factory.side_by_side import counted, visible
+from igascale.isomers.inspection.dag_layout import FONT, LINE, SMALL, Box, Route, label_text, lay_out
+from igascale.isomers.inspection.side_by_side import counted, visible
 from igascale.isomers.schema import Dag, DagNode
 
 _CUT = 9.0  # how far a hexagon's or an octagon's corners reach in, px

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from igascale.isomers.factory.json_text import NotJson, parse_object
-from igascale.isomers.factory.latex import AMBIGUOUS, CONTROL, UNICODE
+from igascale.isomers.teacher.json_text import NotJson, parse_object
+from igascale.isomers.teacher.latex import AMBIGUOUS, CONTROL, UNICODE
 
 quick = settings(max_examples=100, deadline=None)
 # Text without what this module reads otherwise on purpose: control characters that a LaTeX command would leave.

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from igascale.cli import main
-from igascale.isomers.factory.browse import Selection, Wanted
 from igascale.isomers.generator import generate
+from igascale.isomers.inspection.browse import Selection, Wanted
 from igascale.isomers.schema import write_groups
 
 from launching import environment
@@ -264,7 +264,7 @@ def test_a_large_file_is_never_in_memory(tmp_path):
     """Twenty times the file costs next to nothing more: the peak of a process that samples it."""
     code = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from igascale.isomers.factory.browse import Selection, Wanted\n"
+        "from igascale.isomers.inspection.browse import Selection, Wanted\n"
         "assert len(list(Selection(Path(sys.argv[1]), Wanted(sample=3)))) == 3\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError, did_you_mean
-from igascale.isomers.factory.side_by_side import counted
+from igascale.isomers.inspection.side_by_side import counted
 from igascale.isomers.schema import IsomerGroup, iter_groups
 
 GROUPS, REJECTED, MANIFEST = "groups.jsonl", "rejected.jsonl", "manifest.json"

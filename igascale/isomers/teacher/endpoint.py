@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from igascale.errors import TRY_AGAIN, UserError, did_you_mean
-from igascale.isomers.factory.request import Request, reply_schema
-from igascale.isomers.factory.settings import TeacherSettings
+from igascale.isomers.teacher.request import Request, reply_schema
+from igascale.isomers.teacher.settings import TeacherSettings
 
 KEYS = ("IGASCALE_TEACHER_KEY", "OPENAI_API_KEY")
 DEFAULT_URL = "https://api.openai.com/v1"

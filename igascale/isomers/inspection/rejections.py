@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from igascale.errors import UserError, did_you_mean
-from igascale.isomers.factory.side_by_side import visible
+from igascale.isomers.inspection.side_by_side import visible
 
 _NAMED = ("seed_id", "stage", "reason", "detail", "problem")  # what has a place of its own when an entry is shown
 _ROWS = 40  # of a table of reasons

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from igascale.errors import UserError
-from igascale.isomers.factory.page import write_page
-from igascale.isomers.factory.rejections import Rejections
 from igascale.isomers.generator import generate
+from igascale.isomers.inspection.page import write_page
+from igascale.isomers.inspection.rejections import Rejections
 from igascale.isomers.schema import Dag, DagNode
 
 from view_cases import HOSTILE, HOSTILE_SHOWN, chain, group, hostile

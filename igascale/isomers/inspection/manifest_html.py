@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from igascale.isomers.factory.side_by_side import visible
+from igascale.isomers.inspection.side_by_side import visible
 
 #: Keys whose value may be the funnel: stage -> count.
 _FUNNELS = ("stages", "counts", "funnel")

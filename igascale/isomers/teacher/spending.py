@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from igascale.errors import UserError
-from igascale.isomers.factory.store import Spent, Store
+from igascale.isomers.teacher.store import Spent, Store
 
 BYTES_PER_TOKEN = 3.0  # of a prompt's UTF-8; English has about 4, so that the estimate errs on the dear side
 _TOKENS_AROUND = 16  # roles and the chat template

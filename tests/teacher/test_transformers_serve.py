@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from igascale.isomers.factory.store import Store
-from igascale.isomers.factory.teacher import BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
+from igascale.isomers.teacher.store import Store
+from igascale.isomers.teacher.teacher import BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
 
 from tiny import save_tiny_model_folder
 

@@ -8,8 +8,8 @@ import sys
 
 from pydantic import BaseModel, ConfigDict
 
-from igascale.isomers.factory.store import Store
-from igascale.isomers.factory.teacher import Request, Teacher, TeacherSettings
+from igascale.isomers.teacher.store import Store
+from igascale.isomers.teacher.teacher import Request, Teacher, TeacherSettings
 
 
 class Reply(BaseModel):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
-from igascale.isomers.factory import manifest_html
-from igascale.isomers.factory.dag_svg import draw, drawn_node, edge_text
-from igascale.isomers.factory.rejections import Rejections, as_text, rest_of
-from igascale.isomers.factory.side_by_side import Piece, Side, SideBySide, lay_out, visible
+from igascale.isomers.inspection import manifest_html
+from igascale.isomers.inspection.dag_svg import draw, drawn_node, edge_text
+from igascale.isomers.inspection.rejections import Rejections, as_text, rest_of
+from igascale.isomers.inspection.side_by_side import Piece, Side, SideBySide, lay_out, visible
 from igascale.isomers.schema import NODE_TYPES, Dag, IsomerGroup
 
 _HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ import tracemalloc
 import pytest
 
 from igascale.errors import UserError
-from igascale.isomers.factory.database import VERSION
-from igascale.isomers.factory.store import Failure, Outcome, Spent, Store, StoredAnswer
+from igascale.isomers.teacher.database import VERSION
+from igascale.isomers.teacher.store import Failure, Outcome, Spent, Store, StoredAnswer
 
 ANSWER = StoredAnswer('{"a": "é"}', 10, 20, "extract", {"model": "m", "temperature": 0.7, "seed": 3})
 
@@ -97,7 +97,7 @@ def test_outcomes_are_counted_and_streamed_in_order_while_being_written(path):
 
 def test_a_second_builder_is_refused_and_told_who_builds(path):
     hold = (
-        "import sys; from igascale.isomers.factory.store import Store\n"
+        "import sys; from igascale.isomers.teacher.store import Store\n"
         f"store = Store.open({str(path)!r}); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -121,7 +121,7 @@ def test_a_second_builder_is_refused_and_told_who_builds(path):
 
 
 def subprocess_open(path):
-    code = f"from igascale.isomers.factory.store import Store\nStore.open({str(path)!r})"
+    code = f"from igascale.isomers.teacher.store import Store\nStore.open({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
         raise UserError(done.stderr.strip().splitlines()[-1])
