@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
-from igascale.cli.data.generate import _names
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if len(set(names)) != len(names):
+        raise click.BadParameter("names one twice")
+    return names or None
 
 
 @click.command("import")
