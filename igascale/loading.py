@@ -14,7 +14,7 @@ from igascale.config import DataConfig, RunConfig
 from igascale.errors import UserError
 from igascale.isomers import pools
 from igascale.isomers.batches import GroupSchedule
-from igascale.isomers.cache import Listener, Variant, open_tokens
+from igascale.isomers.cache import Listener, Variant, known_tokens, open_tokens
 from igascale.isomers.rows import Groups, Rows
 from igascale.isomers.schema import IsomerGroup, iter_groups
 from igascale.isomers.tokens import Encoded, Seeds, Tokens
@@ -120,11 +120,14 @@ class Contents:
 
 
 def look_over(source: str | Path) -> Contents:
-    """Check a file line by line, and keep of it only its :class:`Contents`.
+    """Check a file line by line, unless it was when its tokens were made, and keep of it only its :class:`Contents`.
 
     Raises:
         UserError: as of :func:`igascale.isomers.schema.read_groups`.
     """
+    tokens = known_tokens(source)
+    if tokens is not None:
+        return Contents(tokens.domains, frozenset(tokens.seeds()), tokens.num_groups)
     domains: tuple[str, ...] = ()
     seeds, count = set(), 0
     for _, group in iter_groups(source):

@@ -43,12 +43,12 @@ class Columns:
 
 
 def choose_columns(named: Mapping[str, str | None], row: Mapping[str, Any], where: str) -> tuple[Columns, list[str]]:
-    """Decide from the first row.
+    """Decide from the first rows.
 
     Args:
         named: field -> the column that the user named, or ``None``.
-        row: the first row.
-        where: it stands, for messages.
+        row: every column of the first rows, with a value.
+        where: they begin, for messages.
 
     Returns:
         The columns, and what to say of the guesses.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 from igascale.data_import.columns import Columns, choose_columns
@@ -20,6 +21,7 @@ from igascale.isomers.schema import IsomerGroup, parse_group, to_record
 #: Shown of each kind of problem; all are counted.
 SHOWN = 20
 _PROGRESS = 1000  # rows
+_LOOK = 200  # rows whose columns decide what is what
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,21 @@ def _read(
     say: Callable[[str], object],
     progress: Callable[[int], object],
 ) -> None:
-    reader: TextReader | None = None
     bad = count = left = 0
-    for count, (where, row) in enumerate(rows, start=1):
-        if reader is None:
-            columns, notes = choose_columns(options.fields, row, where)
-            reader = TextReader(columns, options.answer_pattern, options.system, options.turns)
-            notes += [f"not used: {', '.join(unused)}" for unused in [columns.unused(row)] if unused]
-            for note in notes:
-                say(note)
+    late: dict[str, str] = {}  # columns that the first rows lack -> where they first are
+    rows = iter(rows)
+    first = list(islice(rows, _LOOK))
+    if not first:
+        raise UserError("the source has no rows, so there is nothing to import")
+    together = {name: value for _, row in reversed(first) for name, value in row.items()}
+    known = list(dict.fromkeys(name for _, row in first for name in row))
+    columns, notes = choose_columns(options.fields, {name: together[name] for name in known}, first[0][0])
+    reader = TextReader(columns, options.answer_pattern, options.system, options.turns)
+    notes += [f"not used: {', '.join(unused)}" for unused in [columns.unused(known)] if unused]
+    for note in notes:
+        say(note)
+    for count, (where, row) in enumerate(chain(first, rows), start=1):
+        late |= {name: where for name in row if name not in known and name not in late}
         try:
             problem, taken = _take(where, row, reader, grouping, options)
             left += not taken
@@ -108,12 +116,12 @@ def _read(
                 say(f"{where}: {problem}")
         if count % _PROGRESS == 0:
             progress(count)
-    if reader is None:
-        raise UserError("the source has no rows, so there is nothing to import")
     if bad:
         raise UserError(f"{bad:,} of {count:,} rows cannot be imported{_shown(bad)}; nothing was written")
     for note in reader.notes():
         say(note)
+    for name, where in late.items():
+        say(f"not used: {name}, which none of the first {_LOOK} rows has ({where}); the columns are chosen from those")
     if left:
         say(f"{left:,} of {count:,} rows are of other domains than --domains, and are left out")
 

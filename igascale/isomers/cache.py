@@ -25,7 +25,7 @@ from typing import Any
 from igascale.errors import UserError
 from igascale.isomers.fingerprint import fingerprint_tokenizer, hash_file, largest_id
 from igascale.isomers.schema import IsomerGroup, count_groups, iter_groups
-from igascale.isomers.tokens import FORMAT, Damaged, Tokens, write_tokens
+from igascale.isomers.tokens import FORMAT, HEADER, Damaged, Tokens, write_tokens
 
 _LOG = logging.getLogger(__name__)
 _TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -108,6 +108,22 @@ def open_tokens(
             "folder that can be written"
         )
     return work.in_temporary_folder(key), work.sha256
+
+
+def known_tokens(source: str | Path) -> Tokens | None:
+    """The file's tokens by whatever tokenizer, if it has been tokenized as it is now: what it holds is then known without reading it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    sha256 = hash_file(source)
+    with suppress(OSError):
+        for header in sorted(cache_folder().glob(f"*/{HEADER}")):
+            with suppress(Damaged, OSError, ValueError, KeyError, TypeError):  # others say what is wrong with it
+                key = json.loads(header.read_text(encoding="utf-8"))["key"]
+                if (key["file"], key["variant"]) == (sha256, None):
+                    return Tokens(header.parent, key)
+    return None
 
 
 @dataclass(frozen=True)

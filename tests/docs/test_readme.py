@@ -54,7 +54,7 @@ def test_commands_and_files_exist(path):
     text = path.read_text()
     for verb in re.findall(r"^ {4}igascale (\w+)", text, re.MULTILINE):
         assert verb in COMMANDS, verb
-    for target in re.findall(r"`?make ([a-z-]+)", text):
+    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text(), target
     for name in re.findall(r"`((?:docs|tests|configs|hooks|igascale|launchers|benchmarks|ds_configs)/[\w./-]*)`", text):
         # A file that CONTRIBUTING tells a reader to write is not there yet.

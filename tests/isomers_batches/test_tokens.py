@@ -465,3 +465,24 @@ def test_extremes_read_two_examples(source):
     same = [[replace(first), replace(first)]]
     assert extremes(same) == [first]
     assert extremes([[first, replace(first, input_ids=[1] * len(first.input_ids))]])[1].input_ids[0] == 1
+
+
+def test_what_a_file_holds_is_known_from_its_tokens(source, monkeypatch):
+    from igascale import loading
+
+    read = loading.look_over(source)
+    assert (read.domains, read.groups, len(read.seeds)) == (("law", "science", "medicine"), 7, 7)
+    tokens, _ = open_tokens(source, tiny_tokenizer())
+
+    def refused(*_):
+        raise AssertionError("the file was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "iter_groups", refused)
+        assert loading.look_over(source) == read
+    flip(tokens.folder / "names.npy")
+    assert loading.look_over(source) == read  # from the file
+    with open(source, "a") as file:
+        file.write("{}\n")
+    with pytest.raises(UserError, match=r"train\.jsonl:8: field 'id'"):
+        loading.look_over(source)

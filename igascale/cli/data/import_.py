@@ -7,6 +7,13 @@ import click
 from igascale.cli.data.generate import names
 
 
+def _distinct(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    found = names(ctx, param, value)
+    if found is not None and len(set(found)) != len(found):
+        raise click.BadParameter("names one twice")
+    return found or None
+
+
 @click.command("import")
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(), help="The JSONL file of groups to write.")
@@ -47,7 +54,7 @@ from igascale.cli.data.generate import names
     help="Several turns: refused, or all but the last answer made the problem.",
 )
 @click.option(
-    "--domains", callback=names, help="Only these, in this order, comma-separated [default: all, as first seen]."
+    "--domains", callback=_distinct, help="Only these, in this order, comma-separated [default: all, as first seen]."
 )
 @click.option(
     "--drop-incomplete",
