@@ -33,6 +33,14 @@ class Teller(Protocol):
         """A line that should not be missed."""
 
 
+_DUE, _BUSY = 1.0, 2.0
+
+
+def asked(flag: float) -> tuple[bool, bool]:
+    """Whether rank 0's clock asks for a checkpoint, and whether it still writes the one before; from the sum of the first flag."""
+    return flag in (_DUE, _DUE + _BUSY), flag >= _BUSY
+
+
 class Saver:
     """Writes what a run leaves in its folder.
 
@@ -91,14 +99,14 @@ class Saver:
                 self.teller.warn(f"the best checkpoint, {names.name_of(best)}, {problem}; the best is looked for anew")
 
     def flags(self) -> tuple[float, float]:
-        """Whether rank 0 asks for a checkpoint by its clock, and whether a background write failed for good.
+        """What rank 0 asks for, and whether a background write failed for good; all zero on the other ranks.
 
-        Summed over the ranks with the step's other numbers, they are every rank's decision.
+        Summed over the ranks with the step's other numbers, they are every rank's decision: :func:`asked` reads the first.
         """
         self._hear(self._writer.take())
         minutes = self.section.minutes
         due = self.main and minutes is not None and time.monotonic() - self._since >= 60 * minutes
-        return float(due), float(bool(self._fatal))
+        return due * _DUE + self._writer.busy * _BUSY, float(bool(self._fatal))
 
     def validated(self, step: int, losses: Mapping[str, float]) -> bool:
         """Hear of the in-domain losses after ``step``; whether they ask for a checkpoint (``checkpoint.keep_best``)."""

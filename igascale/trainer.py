@@ -30,7 +30,7 @@ from igascale.progress import Reporter
 from igascale.replicas import check_replicas
 from igascale.resuming.restore import restore, rng_seed
 from igascale.resuming.start import ROWS, TOTAL_STEPS, Resumption
-from igascale.saving import Saver
+from igascale.saving import Saver, asked
 from igascale.schedule import learning_rate
 from igascale.status import RunStatus
 from igascale.step import StepReport, adapter_costs, take_step
@@ -166,6 +166,7 @@ class Trainer:
     def _loop(self, capture: GradientCapture, last: int) -> None:
         config, recent = self.config, deque[float](maxlen=20)
         saved = first = self.step
+        due = False  # a checkpoint that is put off
         while self.step < last:
             started = time.perf_counter()
             waited = self.engine.comm.waiting.seconds
@@ -188,10 +189,13 @@ class Trainer:
             if _due(self.step, config.eval.every) or self.step == self.data.total_steps:
                 best = self._validate()
             # A signal that came since this step's gradients is seen in the next step.
-            stop, time_is_up, write_failed = (count > 0 for count in report.counts[1:])
-            if write_failed:
+            stop, (time_is_up, writing) = report.counts[1] > 0, asked(report.counts[2])
+            if report.counts[3] > 0:
                 self.saver.stop_if_failed()
-            save = _due(self.step, config.checkpoint.every) or time_is_up or best or stop
+            due = due or _due(self.step, config.checkpoint.every) or time_is_up
+            # While the one before is still being written, training goes on; the best and the last are of this very step.
+            save = (due and not writing) or best or stop
+            due = due and not save
             if _due(self.step, config.supervision.check_replicas_every) and not save:
                 self._compare_replicas()
             if save:

@@ -65,6 +65,7 @@ def train(base, run, at, *overrides):
 def main():
     base, place = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
+    runs.write_quickly()
     told = {}
     for kind in ("sync", "async"):
         extra = ("eval.every=null", f"checkpoint.asynchronous={str(kind == 'async').lower()}")

@@ -44,6 +44,7 @@ def main() -> None:
     go("clock", "checkpoint.every=null", "checkpoint.minutes=1", "checkpoint.keep=9")
     saving.time = real_time
 
+    runs.write_quickly()
     for name in ("sync", "async"):
         background = f"checkpoint.asynchronous={str(name == 'async').lower()}"
         go(name, "checkpoint.every=2", "checkpoint.keep=9", background)
