@@ -73,7 +73,8 @@ def test_equals_a_backward_pass_per_domain(hook, kind, reduction, clip):
         oracle.step(batches)
         assert report.losses == pytest.approx(oracle.losses[-1], rel=1e-5)
         assert (report.clip < 1) == (clip is not None)
-    assert worst(model, oracle.model) <= 1e-6
+    # Adam divides by the gradient's size: where that is hardly above rounding, so is the step, up to half a percent of it.
+    assert worst(model, oracle.model) <= (1e-6 if kind == "sgd" else 5e-3 * LR[kind])
     assert worst(model, tiny_peft()) > 1e-3  # it did move
 
 

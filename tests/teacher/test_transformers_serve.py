@@ -1,6 +1,7 @@
 """A real inference server, `transformers serve`, with a tiny random model: garbage gives BadAnswer, never an answer and never a crash."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -10,10 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel, ConfigDict
 
+from igascale.cli import main
+from igascale.isomers.seeds import Seed, write_seeds
 from igascale.isomers.teacher.store import Store
-from igascale.isomers.teacher.teacher import BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
+from igascale.isomers.teacher.teacher import UNUSABLE, BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
 
 from tiny import save_tiny_model_folder
 
@@ -68,6 +72,18 @@ def healthy(port):
         return False
 
 
+def build_of_two(folder, model, url):
+    """The rejections of a whole build, which accepts nothing."""
+    write_seeds(folder / "seeds.jsonl", [Seed("one", "What is two and two?"), Seed("two", "Who is older than Ann?")])
+    options = ["--max-tokens", "8", "--concurrency", "2", "--regenerate", "1", "--max-retries", "2", "--timeout", "60"]
+    where = ["--out", str(folder / "built"), "--model", model, "--base-url", url]
+    result = CliRunner().invoke(main, ["data", "build", str(folder / "seeds.jsonl"), *where, *options])
+    print(result.output)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert not (folder / "built" / "groups.jsonl").exists()
+    return [json.loads(line) for line in (folder / "built" / "rejected.jsonl").read_text().splitlines()]
+
+
 def test_garbage_is_told_from_answers(served, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     url, model, process = served
@@ -90,6 +106,9 @@ def test_garbage_is_told_from_answers(served, tmp_path, monkeypatch):
         await teacher.close()
         return found
 
+    rejected = build_of_two(tmp_path, model, url)
+    assert sorted(seed["seed_id"] for seed in rejected) == ["one", "two"]
+    assert {seed["reason"] for seed in rejected} <= {f"reply_{reason}" for reason in UNUSABLE}
     with Store.open(tmp_path / "store.sqlite") as store:
         bad = asyncio.run(ask(store, 4))
         assert all(isinstance(answer, BadAnswer) for answer in bad), bad
