@@ -37,6 +37,7 @@ from igascale.isomers.teacher.store import Spent, Store, StoredAnswer
 __all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherDown", "TeacherSettings"]
 
 UNUSABLE = ("length", "not_json", "schema", "empty", "filtered")
+_LONG_PAUSE = 10.0  # seconds of silence that are said every time
 _SEED_STRIDE = 1_000_003  # between attempts: far more than there are samples
 _SEEDS = 2**31  # some servers take no more than 32 bits
 
@@ -289,8 +290,11 @@ class Teacher:
 
     def _slow_down(self, away: TurnedAway, sent_at: float) -> None:
         if self._limit.refused(sent_at, away.retry_after):
-            pause = f" after {away.retry_after:.0f} s of silence" if away.retry_after else ""
-            self._say(f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on{pause}")
+            line = f"the teacher says 429 ({away.detail}): {self.concurrency} requests at once from now on"
+            if away.retry_after is not None and away.retry_after >= _LONG_PAUSE:
+                self._say(f"{line}, after {away.retry_after:.0f} s of silence")
+            else:  # a night has thousands
+                self._say_once("429", f"{line}, more as it answers, fewer when it says so again")
 
     async def _pause(self, tries: int) -> None:
         wait = backoff(tries, self.settings.backoff, self.settings.backoff_cap)
