@@ -50,6 +50,8 @@ def deepspeed_messages(tmp_path_factory):
 
 @pytest.mark.parametrize("name", DEEPSPEED)
 def test_deepspeed_settings(deepspeed_messages, name):
+    if name not in deepspeed_messages:
+        pytest.skip(f"DeepSpeed has no {name} on this processor")
     message = deepspeed_messages[name]
     assert DEEPSPEED[name] in message
     assert bool(message) == bool(DEEPSPEED[name])

@@ -189,7 +189,10 @@ def test_iteration_keeps_as_much_energy_as_the_eigenvectors(decay, rank):
 @pytest.mark.parametrize("rows", [1024, 11008, 28672])
 @pytest.mark.parametrize("columns", [10, 42])
 def test_orthonormal_of_rows_that_are_equal_up_to_their_sign(rows, columns):
-    """Every addition of the Gram rounds the same way, so that the error of its sums grows with the rows."""
+    """Every addition of the Gram rounds the same way, so that the error of its sums grows with the rows.
+
+    How much is lost depends on the order in which a processor's routines add; at most half a unit in the last place a row.
+    """
     g = torch.Generator().manual_seed(0)
     for sign in (torch.ones(rows, 1), torch.randn(rows, 1, generator=g).sign()):
         for _ in range(3):
@@ -197,7 +200,7 @@ def test_orthonormal_of_rows_that_are_equal_up_to_their_sign(rows, columns):
             Q = orthonormal(Y)
             assert Q.isfinite().all()
             assert torch.linalg.matrix_norm(Q.double(), 2) <= 1 + 1e-6
-            assert (Y - Q @ (Q.mT @ Y)).norm() <= 5e-6 * Y.norm()
+            assert (Y - Q @ (Q.mT @ Y)).norm() <= (5e-6 + 2.0**-24 * rows) * Y.norm()
 
 
 def test_large_adapters_share_a_batch_of_low_tiles():
