@@ -273,7 +273,14 @@ def _holds(value: Any) -> bool:
 
 def _content(value: Any, at: str) -> str:
     if isinstance(value, list):  # parts, of which only texts can be kept
-        texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
+        texts = [
+            part.get("text")
+            if isinstance(part, dict)
+            and part.get("type") == "text"
+            and not any(_holds(other) for key, other in part.items() if key not in ("type", "text"))
+            else None
+            for part in value
+        ]
         if None in texts:
             raise BadRow(f"{at}: holds something that is not text")
         value = "\n".join(str(text) for text in texts)

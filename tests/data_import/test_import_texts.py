@@ -291,6 +291,10 @@ def test_several_turns_are_refused_or_joined_aloud():
             [user([{"type": "image", "url": "x"}]), assistant("Answer: 1")],
             "message 1: holds something that is not text",
         ),
+        (
+            [user([{"type": "text", "text": "Q", "image": "x"}]), assistant("Answer: 1")],
+            "message 1: holds something that is not text",
+        ),
         ([user(None), assistant("Answer: 1")], "message 1: expected text, not nothing"),
     ],
 )
