@@ -9,8 +9,10 @@ from typing import Any, Literal, NoReturn
 
 from igascale.errors import UserError, did_you_mean
 
-#: In front of an option that carries its own letter: ``A.``, ``(B)``, ``C)``, ``D：``. Not ``A, B`` and ``A: 1``, which are data.
-_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*[.．、)：]\s*")
+#: In front of an option that carries its own letter: ``A.``, ``(B)``, ``C)``, ``D：``, and ``A,`` right before a Chinese character
+#: (dev_zh.txt). Not ``A, B`` and ``A: 1``, which are data.
+_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*(?:[.．、)：]|,(?=[\u4e00-\u9fff]))\s*")
+_MAYBE_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*[.．、,):：]")
 
 
 class Fields:
@@ -99,10 +101,11 @@ class Fields:
             if not option.strip():
                 self.fail(f"{name}[{index}]", "is empty")
         bare, kept = without_letters(value), tuple(option.strip() for option in value)
-        if bare == kept:
-            return kept
-        self.letters = "off" if lettered else "kept"
-        return bare if lettered else kept
+        if lettered and bare != kept:
+            self.letters = "off"
+            return bare
+        self.letters = "kept" if _begin_with_their_own(_MAYBE_LETTERED, kept) else None
+        return kept
 
     def letter(self, spellings: Sequence[str], options: Sequence[str]) -> str:
         """The right option's letter, from an index that counts from 0 (a number or its digits)."""
@@ -146,11 +149,16 @@ def without_letters(options: Sequence[str]) -> tuple[str, ...]:
     >>> without_letters(["A.rain", "B. snow"]), without_letters(["A. Smith", "J. Smith"])
     (('rain', 'snow'), ('A. Smith', 'J. Smith'))
     """
-    matches = [_LETTERED.match(option) for option in options]
-    own = [match is not None and match[1] == chr(ord("A") + i) for i, match in enumerate(matches)]
-    bare = [option[match.end() :] if match else option for option, match in zip(options, matches, strict=True)]
-    kept, bare = [option.strip() for option in options], [option.strip() for option in bare]
-    return tuple(bare if all(own) and all(bare) and len(set(bare)) == len(set(kept)) else kept)
+    kept = tuple(option.strip() for option in options)
+    if not _begin_with_their_own(_LETTERED, kept):
+        return kept
+    bare = tuple(_LETTERED.sub("", option).strip() for option in kept)
+    return bare if all(bare) and len(set(bare)) == len(set(kept)) else kept
+
+
+def _begin_with_their_own(letters: re.Pattern[str], options: Sequence[str]) -> bool:
+    found = [letters.match(option) for option in options]
+    return all(match is not None and match[1] == chr(ord("A") + i) for i, match in enumerate(found))
 
 
 def _blank(value: Any) -> bool:

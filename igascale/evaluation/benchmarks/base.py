@@ -269,8 +269,8 @@ def _letters_note(split: str, what: str, count: int) -> str:
     if what == "off":
         return f"{split}: {count} have letters in front of their options ('A.'), which are taken off"
     return (
-        f"{split}: {count} have options that seem to begin with their own letters ('A.'); they are kept, as this file is "
-        "published without"
+        f"{split}: {count} have options that seem to begin with their own letters ('A.', 'A,'), which are kept: the file is "
+        "published without, or they may be data, or two options would be the same"
     )
 
 
