@@ -10,7 +10,10 @@ _HASHES = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(?P<said>\S[^\n]*)\s*\Z")
 #: Of an answer, anywhere in a text: at the beginning of a line, or in a sentence.
 _LINE = re.compile(rf"(?:\A|\n)[ \t]*{_MARK}\s*(?P<said>\S[^\n]*)", re.IGNORECASE)
 _NUMBER = re.compile(r"\n[ \t]*####[ \t]*(?!\d+[.):]\s)(?P<said>[^\w\s]*\d[^\n]*)")  # "#### 2. Check" is a heading
-_SENTENCE = re.compile(r"\banswer\b[*_]*\s*(?:is\b[ \t]*[:：]?|[:：=])\s*(?P<said>\S[^\n]*)", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"\banswer\b[*_]*(?:[ \t]+(?:to|of|for)\b[^.\n]{0,60}?)?\s*(?:\bis\b[ \t]*[:：]?|[:：=])\s*(?P<said>\S[^\n]*)",
+    re.IGNORECASE,
+)
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 _SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;()\[\]]|\\?\$")
 _BOX = "\\boxed{"
@@ -95,6 +98,16 @@ def same(one: str, other: str) -> bool:
 def mentions(said: str, answer: str) -> bool:
     """Whether the rest of a line is about that answer: it is it, or holds it as a word."""
     return same(said, answer) or bool(re.search(rf"(?<![\w.]){re.escape(_plain(answer))}(?!\w|\.\d)", _plain(said)))
+
+
+def is_sentence(answer: str) -> bool:
+    """Whether what should be an answer is a sentence about it.
+
+    Example:
+        >>> is_sentence("The final answer is 7. I hope it is correct."), is_sentence("The bank")
+        (True, False)
+    """
+    return bool(re.search(r"\banswer is\b", answer, re.IGNORECASE))
 
 
 def scorable(answer: str) -> bool:

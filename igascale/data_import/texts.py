@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igascale.data_import.answers import (
+    is_sentence,
     last_boxed,
     last_line,
     last_marked,
@@ -181,6 +182,10 @@ class TextReader:
         if not answer or not answer.strip():
             raise BadRow(f"the answer that {name} finds is empty{_end(completion)}")
         answer = unboxed(answer)
+        if is_sentence(answer):
+            raise BadRow(
+                f"what {name} finds is a sentence about the answer ('{_short(answer)}'); give --answer-field or --answer-pattern"
+            )
         if completion[end:].strip():  # it stands in the midst of the text, which must not lose it
             self.counts[f"the answer is from {name}, in the text, which keeps it"] += 1
             return completion.strip(), answer

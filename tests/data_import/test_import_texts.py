@@ -91,12 +91,18 @@ def test_no_answer_is_a_bad_row(completion):
         (".\nAnswer: 7\nThat is it.", "7"),
         (".\n**Final answer:**\n7", "7"),
         (". So the answer is 30.", "30."),
+        (". The answer to the question is 7", "7"),
         (".\n#### 7\nThat is it.", "7"),
     ],
 )
 def test_another_answer_after_the_last_box_is_a_bad_row(after, other):
     with pytest.raises(BadRow, match=rf"the last \\boxed{{}} says '3', and after it stands the answer '{other}'"):
         read({"p": "Q?", "c": r"Wrong guess \boxed{3}" + after}, PAIR)
+
+
+def test_a_sentence_about_the_answer_is_a_bad_row():
+    with pytest.raises(BadRow, match=r"is a sentence about the answer \('The final answer is \$7\$\. I hope"):
+        read({"p": "Q?", "c": "So.\nFinal Answer: The final answer is $7$. I hope it is correct."}, PAIR)
 
 
 def test_headings_after_the_box_are_no_answers():
