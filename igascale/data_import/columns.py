@@ -17,7 +17,7 @@ COMMON = {
     "group": ("group", "group_id", "isomer_id", "isomer_group", "problem_id", "pair_id", "set_id"),
     "answer": ("answer", "final_answer", "gold", "target", "label"),
     "cot": ("cot", "chain_of_thought", "rationale", "reasoning", "explanation"),
-    "seed": ("seed_id", "seed", "source_id"),
+    "seed": ("seed_id", "source_id"),  # not "seed", which is mostly a sampler's
     "kind": ("kind", "reasoning_type", "type"),
 }
 
@@ -35,6 +35,7 @@ class Columns:
     cot: str | None = None
     seed: str | None = None
     kind: str | None = None
+    input: str | None = None  # beside an instruction, what that is about
 
     def unused(self, present: Iterable[str]) -> list[str]:
         """Columns of the source that nothing is taken from."""
@@ -85,6 +86,9 @@ def choose_columns(named: Mapping[str, str | None], row: Mapping[str, Any], wher
                 field = "completion"  # of several lines: the solution with its answer
                 chosen[field] = chosen.pop("answer")
             guessed.append(f"{field} = '{column}'")
+    if chosen.get("prompt") == "instruction" and "input" in present and "input" not in chosen.values():
+        chosen["input"] = "input"
+        guessed.append("the problem's second part = 'input'")
     _check(chosen, present, where)
     notes = [f"guessed from the names of the columns: {', '.join(guessed)}"] if guessed else []
     return Columns(**chosen), notes

@@ -71,7 +71,13 @@ def import_groups(
         UserError: a row, a group or the options are not fit; what was wrong was said before. Nothing is written then.
     """
     path = Path(out)
-    if path.exists() and not force:
+    try:
+        there = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        there = None
+    except (OSError, ValueError) as error:  # too long a name, no permission, a NUL in it
+        raise UserError(f"--out {out!s:.200}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    if there and not force:
         raise UserError(f"{path}: already exists; choose another --out, or --force to replace it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
@@ -144,6 +150,8 @@ def _name(row: Mapping[str, object], column: str) -> str:
     value = row.get(column)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRow(f"column '{column}': expected a name or a number, not {kind_of(value)}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1.0 is what a table makes of 1 where some row has none
     if not str(value).strip():
         raise BadRow(f"column '{column}': is empty")
     return str(value).strip()

@@ -31,6 +31,12 @@ def iter_rows(source: str, split: str | None = None, subset: str | None = None) 
         UserError: there is no such source, it is broken (file and line), or a package to read it is missing.
     """
     path = Path(source)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long a name, no permission, a NUL in it
+        raise UserError(f"{source[:200]!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if path.is_dir():
         return _folder(path, split)
     if not path.exists():
@@ -58,15 +64,15 @@ def _json(path: Path) -> Iterator[Row]:
             if line.strip():
                 where = f"{path}:{number}"
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, object_pairs_hook=_once)
                 except (ValueError, RecursionError) as error:
-                    raise UserError(f"{where}: not valid JSON ({_reason(error)}); expected one object a line") from None
+                    raise UserError(f"{where}: not valid JSON ({_reason(error)}); one object a line") from None
                 yield where, _object(row, where)
 
 
 def _array(path: Path) -> Iterator[Row]:
     """The objects of an array, without the array."""
-    decoder, number = json.JSONDecoder(), 0
+    decoder, number = json.JSONDecoder(object_pairs_hook=_once), 0
     with _opened(path) as file:
         buffer = file.read(_CHUNK).lstrip()[1:]
         while True:
@@ -95,8 +101,6 @@ def _next(decoder: json.JSONDecoder, buffer: str, file: TextIO, where: str) -> t
         text = buffer.lstrip()
         try:
             value, end = decoder.raw_decode(text)
-        except RecursionError as error:
-            raise UserError(f"{where}: not valid JSON ({_reason(error)})") from None
         except json.JSONDecodeError as error:
             incomplete = error.pos > len(text) - 16 or error.msg.startswith("Unterminated")
             more = incomplete and file.read(max(_CHUNK, len(buffer)))  # twice as much each time
@@ -104,10 +108,25 @@ def _next(decoder: json.JSONDecoder, buffer: str, file: TextIO, where: str) -> t
                 raise UserError(f"{where}: not valid JSON ({_reason(error)})") from None
             buffer += more
             continue
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a key twice, a number of thousands of digits, brackets thousands deep
+            raise UserError(f"{where}: not JSON that can be read ({_reason(error)})") from None
         if end == len(text) and (more := file.read(_CHUNK)):  # a number may go on
             buffer += more
             continue
         return value, text[end:]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that is there twice has two values, of which `json` would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key '{twice}' is there twice")
+    return found
 
 
 def _csv(path: Path) -> Iterator[Row]:

@@ -7,12 +7,23 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from igascale.data_import.answers import (
+    is_sentence,
+    last_boxed,
+    last_line,
+    last_marked,
+    mentions,
+    otherwise,
+    same,
+    scorable,
+    unboxed,
+    unmarked,
+)
 from igascale.data_import.columns import Columns
 from igascale.errors import UserError
 
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "developer": "system"}
-_ANSWER_LINE = re.compile(r"(?:\A|\n)[ \t]*Answer:[ \t]*(\S[^\n]*)\s*\Z")
-_HASHES = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(\S[^\n]*)\s*\Z")
+_TAKEN = ("role", "from", "content", "value", "name", "id", "weight")  # of a message; anything else in it would be lost
 
 
 class BadRow(Exception):
@@ -53,20 +64,20 @@ class TextReader:
             problem, completion = self._conversation(_turns(row.get(columns.messages), columns.messages))
         else:
             problem, completion = self._pair(row)
-        given = None if columns.answer is None else _text(row.get(columns.answer), columns.answer)
+        given = None if columns.answer is None else self._given(_text(row.get(columns.answer), columns.answer))
         cot = None if columns.cot is None else _text(row.get(columns.cot), columns.cot, empty=True)
+        spoken = columns.completion or columns.messages or columns.prompt
         if given is None:
             body, answer = self._split(completion)
+            of = f"column '{spoken}'"
         else:
-            body, answer = self._without(completion, given), given.strip()
-        if "\n" in answer:
-            raise BadRow(
-                f"the answer has several lines ('{_short(answer)}'); what is compared with the model's is one line"
-            )
-        cot = self._without(cot, answer) if cot else cot
+            of = f"column '{columns.answer}'"
+            body, answer = _without(completion, given, of, "the completion"), given
+        _check_answer(answer)
+        cot = _without(cot, answer, of, f"column '{columns.cot}'") if cot else cot
         if cot and body and body.strip() != cot.strip():
             raise BadRow(
-                f"columns '{columns.cot}' and '{columns.completion or columns.messages}' hold two different solutions; name one of "
+                f"columns '{columns.cot}' and '{spoken}' hold two different solutions; name one of "
                 "them alone (--cot-field, --completion-field)"
             )
         return Texts(problem, cot or body, answer)
@@ -82,15 +93,27 @@ class TextReader:
             row.get(name) if name else None for name in (self.columns.prompt, self.columns.completion)
         )
         if isinstance(prompt, list) or isinstance(completion, list):  # conversations in two halves
+            if self.columns.input and _holds(row.get(self.columns.input)):
+                raise BadRow(f"column '{self.columns.input}' beside messages would be lost; put it into them")
             turns = _turns(prompt, str(self.columns.prompt), "user")
             if self.columns.completion:
                 turns += _turns(completion, self.columns.completion, "assistant")
                 return self._conversation(turns)
             return self._problem(turns), ""
-        problem = _text(prompt, str(self.columns.prompt))
+        problem = self._with_input(_text(prompt, str(self.columns.prompt)), row)
         if self.columns.completion is None:
             return problem, ""
         return problem, _text(completion, self.columns.completion, empty=self.columns.answer is not None)
+
+    def _with_input(self, problem: str, row: dict[str, Any]) -> str:
+        """An instruction and what it is about (Alpaca) are one problem."""
+        more = _text(row.get(self.columns.input), self.columns.input, empty=True) if self.columns.input else ""
+        if not more.strip():
+            return problem
+        self.counts[
+            f"column '{self.columns.input}' stands after the {self.columns.prompt}, as part of the problem"
+        ] += 1
+        return f"{problem.rstrip()}\n\n{more.strip()}"
 
     def _conversation(self, turns: list[tuple[str, str]]) -> tuple[str, str]:
         if not turns or turns[-1][0] != "assistant":
@@ -122,6 +145,13 @@ class TextReader:
 
     # The answer.
 
+    def _given(self, answer: str) -> str:
+        """The answer column's, without an ``Answer:`` or a box of its own."""
+        bare = unboxed(unmarked(answer))
+        if bare != answer.strip():
+            self.counts["'Answer:', '####' or a \\boxed{} around the answer column's text is taken off"] += 1
+        return bare
+
     def _split(self, completion: str) -> tuple[str, str]:
         """Solution and answer of a completion."""
         if self.pattern is not None:
@@ -133,10 +163,14 @@ class TextReader:
             last = found[-1]
             answer = last[1] if self.pattern.groups else last[0]
             return self._cut(completion, last.start(), last.end(), answer, "the pattern")
-        for name, pattern in (("a last line 'Answer: ...'", _ANSWER_LINE), ("a last line '#### ...'", _HASHES)):
-            if match := pattern.search(completion):
-                return self._cut(completion, match.start(), match.end(), match[1], name)
+        if marked := last_line(completion):
+            return self._cut(completion, marked[0], len(completion), marked[1], f"a last line {marked[2]}")
         if boxed := last_boxed(completion):
+            if other := otherwise(completion, boxed):
+                raise BadRow(
+                    f"the last \\boxed{{}} says '{_short(boxed)}', and after it stands the answer '{_short(other)}'; mend the row, "
+                    "or say which it is with --answer-field or --answer-pattern"
+                )
             self.counts["the answer is that of the last \\boxed{}; the solution keeps it"] += 1
             return completion.strip(), boxed
         raise BadRow(
@@ -147,44 +181,49 @@ class TextReader:
     def _cut(self, completion: str, start: int, end: int, answer: str | None, name: str) -> tuple[str, str]:
         if not answer or not answer.strip():
             raise BadRow(f"the answer that {name} finds is empty{_end(completion)}")
+        answer = unboxed(answer)
+        if is_sentence(answer):
+            raise BadRow(
+                f"what {name} finds is a sentence about the answer ('{_short(answer)}'); give --answer-field or --answer-pattern"
+            )
         if completion[end:].strip():  # it stands in the midst of the text, which must not lose it
             self.counts[f"the answer is from {name}, in the text, which keeps it"] += 1
-            return completion.strip(), answer.strip()
+            return completion.strip(), answer
         self.counts[f"the answer is from {name}; the solution is what stands before it"] += 1
-        return completion[:start].strip(), answer.strip()
-
-    def _without(self, completion: str, given: str) -> str:
-        """The solution, without a last line that says the answer of the answer column again."""
-        from igascale.evaluation.answers import normalise_answer
-
-        if normalise_answer(completion) == normalise_answer(given):
-            return ""
-        for pattern in (_ANSWER_LINE, _HASHES):
-            if repeated := pattern.search(completion):
-                if normalise_answer(repeated[1]) != normalise_answer(given):
-                    raise BadRow(
-                        f"column '{self.columns.answer}' says '{_short(given)}', the completion's last line '{_short(repeated[1])}'"
-                    )
-                return completion[: repeated.start()].strip()
-        return completion.strip()
+        return completion[:start].strip(), answer
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What the last ``\boxed{}`` holds, braces balanced.
+def _without(text: str, answer: str, of: str, where: str) -> str:
+    """The solution, without a last line that says the answer again; a text that says another is a bad row.
 
-    Example:
-        >>> last_boxed(r"so \boxed{1} or \boxed{\frac{1}{2}}.")
-        '\\frac{1}{2}'
+    Args:
+        text: the solution.
+        answer: what it must say, if it says one.
+        of: where the answer is from, for a message.
+        where: the text is from.
     """
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed")
-    for place in range(begin, len(text)):
-        depth += (text[place] == "{") - (text[place] == "}")
-        if not depth:
-            return text[begin + 1 : place].strip() or None
-    return None
+    if same(text, answer):
+        return ""
+    marked, boxed = last_line(text), last_boxed(text)
+    name, said = "last marked answer", last_marked(text)
+    if marked or boxed:
+        name, said = ("last line", marked[1]) if marked else ("last \\boxed{}", boxed)
+    if said and not (same if marked or boxed else mentions)(said, answer):
+        raise BadRow(f"{of} says '{_short(answer)}', {where}'s {name} '{_short(said)}'")
+    if boxed and not marked and (other := otherwise(text, answer)):
+        raise BadRow(f"{of} says '{_short(answer)}', and {where} after its last \\boxed{{}} '{_short(other)}'")
+    return (text[: marked[0]] if marked else text).strip()
+
+
+def _check_answer(answer: str) -> None:
+    if len(answer.splitlines()) > 1:
+        raise BadRow(
+            f"the answer has several lines ('{_short(answer)}'); what is compared with the model's is one line"
+        )
+    if not scorable(answer):
+        raise BadRow(
+            f"no model could be scored right on the answer '{_short(answer)}': of a line 'Answer: {_short(answer)}' something else is read"
+        )
 
 
 def check_pattern(pattern: str | None) -> re.Pattern[str] | None:
@@ -217,20 +256,36 @@ def _turns(value: Any, column: str, role: str = "user") -> list[tuple[str, str]]
         at = f"column '{column}', message {number + 1}"
         if not isinstance(message, dict):
             raise BadRow(f"{at}: expected an object with role and content, not {kind_of(message)}")
-        said = message.get("role", message.get("from"))
+        said = message.get("from") if message.get("role") is None else message["role"]
         role = _ROLES.get(str(said).lower(), str(said).lower())
         if role not in ("system", "user", "assistant"):
             raise BadRow(f"{at}: role '{said}'; only system, user and assistant can become a problem and its solution")
-        extra = [k for k in ("tool_calls", "function_call", "reasoning_content", "thinking") if message.get(k)]
-        if extra:
+        if extra := [key for key, value in message.items() if key not in _TAKEN and _holds(value)]:
             raise BadRow(f"{at}: '{extra[0]}' would be lost; put it into the content, or leave it out")
-        turns.append((role, _content(message.get("content", message.get("value")), at)))
+        if _holds(message.get("content")) and _holds(message.get("value")) and message["content"] != message["value"]:
+            raise BadRow(f"{at}: 'content' and 'value' differ; leave one out")
+        content = message.get("content")
+        turns.append((role, _content(message.get("value") if content is None else content, at)))
     return turns
+
+
+def _holds(value: Any) -> bool:
+    """Whether there is something that could be lost. (Tables fill up what a row lacks with nothing, lists too.)"""
+    if isinstance(value, (list, dict)):
+        return any(_holds(part) for part in (value.values() if isinstance(value, dict) else value))
+    return bool(value)
 
 
 def _content(value: Any, at: str) -> str:
     if isinstance(value, list):  # parts, of which only texts can be kept
-        texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
+        texts = [
+            part.get("text")
+            if isinstance(part, dict)
+            and part.get("type") == "text"
+            and not any(_holds(other) for key, other in part.items() if key not in ("type", "text"))
+            else None
+            for part in value
+        ]
         if None in texts:
             raise BadRow(f"{at}: holds something that is not text")
         value = "\n".join(str(text) for text in texts)

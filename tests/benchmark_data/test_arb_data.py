@@ -76,6 +76,7 @@ def test_a_single_problem_carries_no_type(tmp_path):
         ("B. The kettles", "B"),
         ("The kettles", "B"),
         ("A fine only", "C"),
+        ("B. The kettles, not the fine", "B"),
     ],
 )
 def test_ways_to_name_the_right_option(tmp_path, said, letter):
@@ -121,6 +122,11 @@ def test_a_file_whose_folders_name_the_route(tmp_path):
         ({"Final Answer": "D"}, "'Final Answer': is 'D', outside the options A to C"),
         ({"Final Answer": "The pans"}, "'Final Answer': is 'The pans', outside the options A to C"),
         ({"Final Answer": ""}, "'Final Answer': is empty"),
+        ({"Final Answer": "B. Nothing."}, "'Final Answer': is 'B. Nothing.': by its letter option B, by its text A"),
+        (
+            {"Answer Candidates": ["B", "AB", "A", "O"]},
+            "'Final Answer': is 'B': by its letter option B, by its text A",
+        ),
         ({"Final_Answer": "C"}, "'Final Answer and Final_Answer': are spellings of one field and differ"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 
 from igascale.cli import main
 from igascale.errors import UserError
-from igascale.evaluation.benchmarks import Benchmark, _summary, available, find, seeds, texts
+from igascale.evaluation.benchmarks import Benchmark, _summary, available, find, seeds, texts, texts_of
+from igascale.isomers import contamination
 from igascale.isomers.seeds import Seed, write_seeds
 
 from published_files import (
@@ -102,6 +104,22 @@ def test_summary_seeds_and_texts_of_each(name, tmp_path):
     assert f"split: id {sides[0]}, ood {sides[1]}, neither {len(items) - sum(sides)}" in output
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_seed_is_found_in_the_texts_of_its_own_benchmark(name, tmp_path):
+    items = find(name).load(MAKERS[name](tmp_path)).items
+    pairs = [(seed.id, seed.problem) for seed in seeds(find(name), items)]
+    report = contamination.check(pairs, texts_of(items))
+    assert report.contaminated == len(items)
+    whole = {f"{find(name).name}/{hit.reference}" for hit in report.hits if hit.coverage == 1.0}
+    assert whole >= {seed_id for seed_id, _ in pairs}
+    # Questions too short for an n-gram of their own: only the run across the options' borders can tell.
+    short = [
+        replace(item, question="Which one?", options=("one two", "three four", "five six", "seven")) for item in items
+    ]
+    report = contamination.check(((seed.id, seed.problem) for seed in seeds(find(name), short)), texts_of(short))
+    assert report.contaminated == len(items)
+
+
 def test_written_seeds_are_read_back_by_the_writer_of_seeds(tmp_path):
     items = find("math").load(math_tree(tmp_path)).items
     assert write_seeds(tmp_path / "again.jsonl", seeds(find("math"), items)) == len(items)
@@ -178,6 +196,11 @@ def test_the_challenge_file_by_command(tmp_path):
         (["reclor", "DATA", "--unanswered", "A"], "--unanswered goes with --npy"),
         (["math", "DATA", "--npy", "x", "--predictions", "y"], "--npy is for reclor"),
         (["reclor", "DATA", "--seeds", "no/such/folder/s.jsonl"], "s.jsonl: cannot be written: No such file"),
+        (["reclor", "DATA", "--seeds", "DATA/val.json/s.jsonl"], "s.jsonl: cannot be written: Not a directory"),
+        (["reclor", "DATA", "--seeds", "s" * 300], "cannot be written: File name too long"),
+        (["reclor", "s" * 300], "cannot be read: File name too long"),
+        (["reclor", "DATA/val.json/x/y"], "x/y: no such file or folder"),
+        (["reclor", "DATA", "--seeds", "s.jsonl", "--texts", "./s.jsonl"], "--seeds and --texts both name ./s.jsonl"),
         (["reclor", "DATA", "--texts", "DATA/val.json"], "val.json: exists already"),
         (["reclor", "DATA/val.json", "--split", "id", "--seeds", "s.jsonl"], "nothing is selected; no file is written"),
     ],

@@ -190,3 +190,10 @@ def test_offline_is_one_line(tmp_path):
     assert line.startswith(
         "error: 'EleutherAI/hendrycks_math': no such file or folder, and as a Hub id it cannot be read"
     )
+
+
+@pytest.mark.parametrize("content", ['[{"id": %s}]', '{"id": %s}', '{"a": 1}\n{"id": %s}\n'])
+def test_a_number_of_thousands_of_digits_is_one_line(content):
+    with pytest.raises(UserError, match=r"^x\.json(:\d)?: not (valid JSON|JSON that can be read) \(.*digits") as raised:
+        _sources.parse((content % ("1" * 5000)).encode(), "x.json")
+    assert "\n" not in str(raised.value)

@@ -29,6 +29,29 @@ def test_letters_in_front_of_options_are_taken_off(tmp_path):
     (chinese,) = (loaded := LOGIQA.load(root / "logiqa/DATA/LOGIQA/dev_zh.txt")).items
     assert chinese.id == "dev_zh/5" and chinese.options == ("灯亮着", "灯灭了", "没有灯", "无法判断")
     assert loaded.files[0].split == "dev_zh"
+    commas = ["A,灯亮着", "B,灯灭了", "C,没有灯", "D,无法判断"]  # as some rows have it
+    record = logiqa_question(0, example_id=5, id=None, type=None, options=commas)
+    assert LOGIQA.load(write_lines(tmp_path / "test_zh.txt", [record])).items[0].options == chinese.options
+
+
+def test_options_that_begin_with_letters_as_data_are_kept(tmp_path):
+    pairs = ["A, B", "B, C", "C, D", "D, A"]
+    colons = ["A: 1, B: 2", "B: 1, A: 2", "C: 3", "D: 4"]
+    names = ["A. Smith", "B. Smith", "C. Jones", "D. Jones"]
+    records = [logiqa_question(n, id=n, options=options) for n, options in enumerate([pairs, colons, names])]
+    loaded = LOGIQA.load(write_lines(tmp_path / "ood_test.jsonl", records))
+    assert [list(item.options) for item in loaded.items] == [pairs, colons, names]
+    assert not any("which are taken off" in note for note in loaded.notes)
+    assert any(note.startswith("ood_test: 3 have options that seem to begin") for note in loaded.notes)
+    lettered = ["A. rain", "B. snow", "C. hail", "D. fog"]
+    write_lines(tmp_path / "ood_test.jsonl", [logiqa_question(0, options=lettered)])
+    write_lines(tmp_path / "dev.txt", [logiqa_question(1, options=lettered)])
+    loaded = LOGIQA.load(tmp_path)
+    assert [list(item.options) for item in loaded.items] == [lettered, ["rain", "snow", "hail", "fog"]]
+    assert "ood_test: 1 have letters in front of their options ('A.'), which are taken off" in loaded.notes
+    assert any(
+        note.startswith("dev: 1 have options that seem to begin with their own letters") for note in loaded.notes
+    )
 
 
 def test_sides_of_the_split_and_types_held_out(tmp_path):

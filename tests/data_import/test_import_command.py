@@ -259,6 +259,15 @@ def test_half_a_surrogate_pair_is_a_bad_row(tmp_path, groups):
         ("a.jsonl", '{"question": "q", "response": "Answer: 1", "domain": "law"}', "Name it with --group-field"),
         ("a.jsonl", '{"text": "q", "domain": "law", "group": 1}', "no prompt and no messages"),
         ("a.jsonl", '{"prompt": "q", "domain": "law", "group": 1}', "no completion and no answer"),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 2}}\n',
+            "a.jsonl:2: not valid JSON (the key 'c' is there twice)",
+        ),
+        ("a.json", '[{"a": 1, "a": 2}]', "a.json, row 1: not JSON that can be read (the key 'a' is there twice)"),
+        ("a.jsonl", '{"a": ' + "1" * 5000 + "}", "a.jsonl:1: not valid JSON (Exceeds the limit"),
+        ("a.json", '[{"a": ' + "1" * 5000 + "}]", "a.json, row 1: not JSON that can be read (Exceeds the limit"),
+        ("a.json", '[{"a": ' + "[" * 100_000, "a.json, row 1: not JSON that can be read (maximum recursion"),
         ("a.jsonl", '{"id": "g", "seed_id": "s", "instances": []}', "is a group of isomers already"),
     ],
 )
@@ -306,6 +315,43 @@ def test_a_wrong_column_or_pattern_is_one_line(tmp_path, groups):
         assert result.exit_code == 2 and message in result.output
     result = run(source, tmp_path / "out.jsonl", "--split", "train")
     assert result.exit_code == 2 and "--split and --subset are for" in result.output
+
+
+def test_names_that_no_file_can_have_are_one_line(tmp_path, groups):
+    source = jsonl(tmp_path / "rows.jsonl", rows_of(groups))
+    for a, b in (("x" * 300, tmp_path / "out.jsonl"), (source, tmp_path / ("x" * 300))):
+        result = run(a, b)
+        assert result.exit_code == 2 and "File name too long" in result.output and "Traceback" not in result.output
+    result = run(source, source / "out.jsonl")
+    assert result.exit_code == 2 and "there is no folder" in result.output
+    result = run(source / "x.jsonl", tmp_path / "out.jsonl")
+    assert result.exit_code == 2 and "no such file; check the path" in result.output
+
+
+def test_numbers_that_a_table_made_floats_name_the_same_group(tmp_path):
+    rows = [
+        {"prompt": "Q", "answer": "1", "domain": domain, "group": group, "seed": 42}
+        for domain, numbers in (("a", (1, 2.5)), ("b", (1.0, 2.5)))
+        for group in numbers
+    ]
+    result = run(jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl")
+    assert result.exit_code == 0, result.output
+    assert [(g.id, g.seed_id) for g in read_groups(tmp_path / "out.jsonl")] == [("1", "1"), ("2.5", "2.5")]
+    assert "not used: seed" in result.output  # a sampler's, more likely than a seed problem
+
+
+def test_an_instruction_with_its_input(tmp_path):
+    rows = [
+        {"instruction": "Add.", "input": f"2 and {n}", "output": f"Answer: {n + 2}", "domain": domain, "group": n}
+        for n in range(2)
+        for domain in ("a", "b")
+    ]
+    result = run(jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "prompt = 'instruction'" in result.output and "the problem's second part = 'input'" in result.output
+    assert "4 rows: column 'input' stands after the instruction, as part of the problem" in result.output
+    assert "not used" not in result.output
+    assert read_groups(tmp_path / "out.jsonl")[1].instances[0].problem == "Add.\n\n2 and 1"
 
 
 def test_a_set_larger_than_the_memory_it_takes(tmp_path):

@@ -80,16 +80,11 @@ def command(name: str | None, source: str | None, info: bool, **options: Any) ->
 
 
 def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> None:
-    from pathlib import Path
-
     from igascale.errors import UserError
     from igascale.evaluation.benchmarks import _summary, seeds, texts_of
     from igascale.isomers.seeds import to_record
 
-    outputs = [options[key] for key in ("seeds", "texts", "npy") if options[key]]
-    for out in outputs:  # before anything is read
-        if Path(out).exists():
-            raise UserError(f"{out}: exists already; name another file or delete it")
+    outputs = _outputs(options)
     _check_challenge_options(benchmark, options)
     if options["held_out"] and options["split"] == "all":
         raise UserError("--held-out goes with --split id or --split ood")
@@ -111,6 +106,30 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
         click.echo(f"{options['texts']}: {len(items)} texts")
     if options["npy"]:
         _write_challenge(loaded, options)
+
+
+def _outputs(options: dict[str, Any]) -> list[str]:
+    """The files to write, all different and none there; looked at before anything is read."""
+    from os.path import realpath
+    from pathlib import Path
+
+    from igascale.errors import UserError
+
+    given = {f"--{key}": options[key] for key in ("seeds", "texts", "npy") if options[key]}
+    places: dict[Path, str] = {}
+    for option, out in given.items():
+        try:
+            place = Path(realpath(out))
+            if place.exists():
+                raise UserError(f"{out}: exists already; name another file or delete it")
+        except (OSError, ValueError) as error:  # too long a name, no permission, a NUL in it
+            raise UserError(
+                f"{option} {out[:200]}: cannot be written: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        if place in places:
+            raise UserError(f"{places[place]} and {option} both name {out}; give each its own file")
+        places[place] = option
+    return list(given.values())
 
 
 def _selected(benchmark: Benchmark, loaded: Loaded, options: dict[str, Any]) -> list[BenchmarkItem]:
@@ -175,6 +194,7 @@ def _write_lines(path: str, records: Any) -> None:
 
 def _write(path: str, content: bytes) -> None:
     """A file that was not there, whole or not at all."""
+    from contextlib import suppress
     from pathlib import Path
 
     from igascale.errors import UserError
@@ -185,7 +205,8 @@ def _write(path: str, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -83,7 +83,7 @@ def command(
     stand together, and memory stays small. Columns that are not named are guessed from common names, and every guess is said.
 
     Without an answer column the answer is what the completion's last line says after `Answer:` or `####`, or else its last \\boxed{}; a row
-    that has none is an error. Nothing is written unless every row and every group can be.
+    that has none, or says another after the box, is an error. Nothing is written unless every row and every group can be.
 
     \b
     Examples:

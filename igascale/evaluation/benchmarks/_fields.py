@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from igascale.errors import UserError, did_you_mean
 
-#: In front of an option that carries its own letter: ``A.``, ``(B)``, ``C)``, ``D：``.
-_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*[.．、,):：]\s*")
+#: In front of an option that carries its own letter: ``A.``, ``(B)``, ``C)``, ``D：``, and ``A,`` right before a Chinese character
+#: (dev_zh.txt). Not ``A, B`` and ``A: 1``, which are data.
+_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*(?:[.．、)：]|,(?=[\u4e00-\u9fff]))\s*")
+_MAYBE_LETTERED = re.compile(r"^\s*\(?([A-Z])\s*[.．、,):：]")
 
 
 class Fields:
@@ -19,7 +21,12 @@ class Fields:
     Args:
         record: as parsed.
         where: how a message names it, for example ``val.json[3]``.
+
+    Attributes:
+        letters: what became of letters in front of the options: ``off``, ``kept``, or None where there were none.
     """
+
+    letters: Literal["off", "kept"] | None = None
 
     def __init__(self, record: Any, where: str) -> None:
         if not isinstance(record, dict):
@@ -70,12 +77,13 @@ class Fields:
             self.fail(self._name(spellings), f"must be a text, not {_type(value)}")
         return str(value).strip() or None
 
-    def options(self, spellings: Sequence[str], count: int | None = None) -> tuple[str, ...]:
-        """The answer options: a list of texts, without the letters that some files put in front of them.
+    def options(self, spellings: Sequence[str], count: int | None = None, *, lettered: bool = False) -> tuple[str, ...]:
+        """The answer options: a list of texts; `letters` then says what became of letters in front of them.
 
         Args:
             spellings: of the field.
             count: how many there must be; None takes two or more.
+            lettered: the file is published with letters in front of its options, which are taken off.
         """
         value = self.get(spellings)
         if value is None:
@@ -92,7 +100,12 @@ class Fields:
         for index, option in enumerate(value):
             if not option.strip():
                 self.fail(f"{name}[{index}]", "is empty")
-        return without_letters(value)
+        bare, kept = without_letters(value), tuple(option.strip() for option in value)
+        if lettered and bare != kept:
+            self.letters = "off"
+            return bare
+        self.letters = "kept" if _begin_with_their_own(_MAYBE_LETTERED, kept) else None
+        return kept
 
     def letter(self, spellings: Sequence[str], options: Sequence[str]) -> str:
         """The right option's letter, from an index that counts from 0 (a number or its digits)."""
@@ -131,14 +144,21 @@ class Fields:
 def without_letters(options: Sequence[str]) -> tuple[str, ...]:
     """The options stripped of blanks and, where each begins with its own letter, of the letters.
 
+    Letters without which two options would be the same are no mere letters, and stay.
+
     >>> without_letters(["A.rain", "B. snow"]), without_letters(["A. Smith", "J. Smith"])
     (('rain', 'snow'), ('A. Smith', 'J. Smith'))
     """
-    matches = [_LETTERED.match(option) for option in options]
-    own = [match is not None and match[1] == chr(ord("A") + i) for i, match in enumerate(matches)]
-    bare = [option[match.end() :] if match else option for option, match in zip(options, matches, strict=True)]
-    stripped = bare if all(own) and all(text.strip() for text in bare) else options
-    return tuple(option.strip() for option in stripped)
+    kept = tuple(option.strip() for option in options)
+    if not _begin_with_their_own(_LETTERED, kept):
+        return kept
+    bare = tuple(_LETTERED.sub("", option).strip() for option in kept)
+    return bare if all(bare) and len(set(bare)) == len(set(kept)) else kept
+
+
+def _begin_with_their_own(letters: re.Pattern[str], options: Sequence[str]) -> bool:
+    found = [letters.match(option) for option in options]
+    return all(match is not None and match[1] == chr(ord("A") + i) for i, match in enumerate(found))
 
 
 def _blank(value: Any) -> bool:

@@ -47,7 +47,7 @@ def texts(
         skip_bad: as `Benchmark.load`.
 
     Yields:
-        ``benchmark/split``, the problem's id, and its question with the options.
+        ``benchmark/split``, the problem's id, and its problem as `seeds` writes it, options with their letters.
 
     Raises:
         UserError: as `find` and `Benchmark.load`.
@@ -58,4 +58,4 @@ def texts(
 def texts_of(items: Iterable[BenchmarkItem]) -> Iterator[tuple[str, str, str]]:
     """As `texts`, of problems that are there already."""
     for item in items:
-        yield f"{item.benchmark}/{item.split}", item.id, "\n".join([item.question, *item.options])
+        yield f"{item.benchmark}/{item.split}", item.id, item.problem

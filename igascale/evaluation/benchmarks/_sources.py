@@ -85,7 +85,7 @@ def open_source(
     path = Path(source)
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:  # no permission, too long a name, a NUL in it
         raise UserError(f"{str(source)[:200]!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -134,6 +134,8 @@ def parse(content: bytes, shown: str) -> list[Record]:
         raise UserError(f"{shown}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{shown}: nested too deeply to be a benchmark file") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{shown}: not JSON that can be read ({error})") from None
     if isinstance(whole, list):
         return [Record(value, f"{shown}[{i}]") for i, value in enumerate(whole)]
     return [Record(whole, shown)]
@@ -164,8 +166,11 @@ def _lines(text: str, shown: str) -> list[Record]:
             continue
         try:
             records.append(Record(json.loads(line), f"{shown}:{number}"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg} at column {error.colno}"
+            raise UserError(f"{shown}:{number}: not valid JSON ({reason}); one object a line") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+            reason = "too deep" if isinstance(error, RecursionError) else str(error)
             raise UserError(f"{shown}:{number}: not valid JSON ({reason}); one object a line") from None
     return records
 
@@ -173,8 +178,10 @@ def _lines(text: str, shown: str) -> list[Record]:
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except json.JSONDecodeError:
         return False
+    except (ValueError, RecursionError):
+        return True  # as a line it is complete; reading it says what is wrong
     return True
 
 

@@ -106,7 +106,7 @@ class ARB(Benchmark):
         if split.endswith("_img") or fields.get(_spellings("Images")):
             raise Skip("needs an image")
         self._check_type(fields, split, kind)
-        options = fields.options(_spellings("Answer Candidates")) if kind == "choice" else ()
+        options = fields.options(_spellings("Answer Candidates"), lettered=True) if kind == "choice" else ()
         answer = self._answer(fields, kind, options)
         meta = {
             name.lower().replace(" ", "_"): fields.get(_spellings(name))
@@ -168,12 +168,23 @@ class ARB(Benchmark):
         if not letter and len(same) != 1:
             letter = re.match(r"\(?([A-Z])\s*[.):]\s", said)
         index = ord(letter[1].upper()) - ord("A") if letter else same[0] if len(same) == 1 else -1
+        name = next(n for n in spellings if fields.has([n]))
         if not 0 <= index < len(options):
             last = chr(ord("A") + len(options) - 1)
-            fields.fail(
-                next(n for n in spellings if fields.has([n])), f"is {said[:60]!r}, outside the options A to {last}"
-            )
+            fields.fail(name, f"is {said[:60]!r}, outside the options A to {last}")
+        if letter:
+            text = _plain(
+                said[letter.end() :] or letter[1]
+            )  # what follows the letter; alone, it may be an option itself
+            others = [i for i, option in enumerate(options) if _plain(option) == text]
+            if others and index not in others:
+                other = chr(ord("A") + others[0])
+                fields.fail(name, f"is {said[:60]!r}: by its letter option {letter[1].upper()}, by its text {other}")
         return chr(ord("A") + index)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
 
 
 def _subject(fields: Fields, split: str) -> str | None:

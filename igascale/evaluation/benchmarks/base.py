@@ -188,7 +188,7 @@ class Benchmark(ABC):
             above += Path(source).absolute().name + "/"
         items: list[BenchmarkItem] = []
         files: list[ReadFile] = []
-        unread, left_out, bad = [], Counter[str](), []
+        unread, left_out, letters, bad = [], Counter[str](), Counter[tuple[str, str]](), []
         for file in opened.files:
             split = self.split_of(file.name) or (self.split_of(_tail(above) + file.name) if above else None)
             if split is None or (split in self.only_named and len(opened.files) > 1 and not opened.is_hub):
@@ -199,7 +199,10 @@ class Benchmark(ABC):
             for number, record in enumerate(records):
                 key = str(number) if len(records) > 1 else file.name.rpartition("/")[2].rpartition(".")[0] or "0"
                 try:
-                    items.append(self.item(Fields(record.value, record.where), split, key))
+                    fields = Fields(record.value, record.where)
+                    items.append(self.item(fields, split, key))
+                    if fields.letters:
+                        letters[split, fields.letters] += 1
                 except Skip as reason:
                     left_out[f"{split}: {reason}"] += 1
                 except UserError as error:
@@ -213,6 +216,7 @@ class Benchmark(ABC):
         notes = [
             *self._unread_note(unread),
             *(f"{count} left out: {reason}" for reason, count in left_out.items()),
+            *(_letters_note(*key, count) for key, count in letters.items()),
             *(
                 [f"{len(bad)} LEFT OUT BECAUSE THEY BREAK THE FORMAT (--skip-bad): {'; '.join(bad[:20])}"]
                 if bad
@@ -259,6 +263,15 @@ class Benchmark(ABC):
             return []
         more = f" and {len(unread) - 6} more" if len(unread) > 6 else ""
         return [f"{len(unread)} other file{'s' if len(unread) > 1 else ''} not read: {', '.join(unread[:6])}{more}"]
+
+
+def _letters_note(split: str, what: str, count: int) -> str:
+    if what == "off":
+        return f"{split}: {count} have letters in front of their options ('A.'), which are taken off"
+    return (
+        f"{split}: {count} have options that seem to begin with their own letters ('A.', 'A,'), which are kept: the file is "
+        "published without, or they may be data, or two options would be the same"
+    )
 
 
 def _tail(folder: str) -> str:

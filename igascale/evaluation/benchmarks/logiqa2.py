@@ -69,7 +69,8 @@ class LogiQA2(Benchmark):
 
     def item(self, fields: Fields, split: str, key: str) -> BenchmarkItem:
         """See the base class."""
-        options = fields.options(["options"], count=4)
+        lettered = split.startswith("ood_test") or split.endswith("_zh")
+        options = fields.options(["options"], count=4, lettered=lettered)
         own = fields.optional_text(["id", "example_id"])
         types = _types(fields)
         return BenchmarkItem(
