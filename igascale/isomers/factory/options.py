@@ -15,6 +15,9 @@ from igascale.isomers.factory.gates import GateSettings
 from igascale.isomers.seeds import SeedFields
 
 
+_OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request goes without
+
+
 class BuildOptions(BaseModel):
     """See `igascale data build --help`."""
 
@@ -27,8 +30,12 @@ class BuildOptions(BaseModel):
     base_url: str | None = Field(
         None, description="address of any OpenAI-compatible server, up to /v1  [default: OPENAI_BASE_URL, or OpenAI]"
     )
-    temperature: float | None = Field(0.7, ge=0, le=2, description="of the teacher's sampling")
-    seed: int = Field(0, ge=0, description="of the teacher's sampling, where the server takes one")
+    temperature: float | None = Field(
+        0.7, ge=0, le=2, description="of the teacher's sampling; none: not sent, for a model that takes none"
+    )
+    seed: int | None = Field(
+        0, ge=0, description="of the teacher's sampling; none: not sent, for a server that takes none"
+    )
     max_tokens: int = Field(4096, ge=1, description="longest answer; one that is cut off is never used")
     timeout: float = Field(300.0, gt=0, description="seconds for one answer")
     concurrency: int = Field(32, ge=1, description="most requests at once; fewer after the server says 'too many'")
@@ -81,8 +88,10 @@ class BuildOptions(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: Any) -> Any:
-        """YAML 1.1 reads ``1e-1`` as a string; a list of files is a list."""
+        """YAML 1.1 reads ``1e-1`` as a string; a list of files is a list; ``none`` is how a command line says null."""
         annotation = str(cls.model_fields[info.field_name].annotation)
+        if info.field_name in _OR_NONE and isinstance(value, str) and value.strip().lower() == "none":
+            return None
         if isinstance(value, str) and "float" in annotation:
             try:
                 return float(value)
@@ -154,15 +163,26 @@ def click_parameters() -> list[click.Parameter]:
         kind: Any = int if "int" in annotation else float if "float" in annotation else str
         if "Literal" in annotation:
             kind = click.Choice(get_args(info.annotation))
+        if key in _OR_NONE:
+            kind = _OrNone(kind)
         default = info.default
         shown = isinstance(default, (int, float, str)) and not isinstance(default, bool)
-        parameters.append(
-            click.Option(
-                [flag(key)],
-                type=None if info.annotation is bool else kind,
-                is_flag=info.annotation is bool,
-                multiple="tuple" in annotation,
-                help=text[0].upper() + text[1:] + (f"  [default: {default}]" if shown else ""),
-            )
-        )
+        text = text[0].upper() + text[1:] + (f"  [default: {default}]" if shown else "")
+        if info.annotation is bool:
+            parameters.append(click.Option([flag(key)], is_flag=True, help=text))
+        else:  # not even `is_flag=False`: click takes that for an option whose value may be left out
+            parameters.append(click.Option([flag(key)], type=kind, multiple="tuple" in annotation, help=text))
     return parameters
+
+
+class _OrNone(click.ParamType):
+    """A number, or ``none``."""
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self._number = click.types.convert_type(number)
+        self.name = f"{self._number.name}|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "none":
+            return "none"  # BuildOptions makes it None
+        return self._number.convert(value, param, ctx)

@@ -1,0 +1,76 @@
+"""The options of `igascale data build`, from the command line and from a file."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from igascale.cli import main
+from igascale.errors import UserError
+from igascale.isomers.factory.options import BuildOptions, click_parameters, flag, load_options
+from igascale.isomers.generator import generate
+from igascale.isomers.seeds import write_seeds
+from igascale.isomers.teacher.store import Store
+
+from builds import build
+from faulty_server import FaultyServer
+from oracle import Oracle
+
+WITH_A_VALUE = [
+    flag(key) for key, info in BuildOptions.model_fields.items() if key != "seeds" and info.annotation is not bool
+]
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def oracle():
+    return Oracle(generate(3, seed=2))
+
+
+@pytest.fixture
+def seeds(tmp_path, oracle):
+    write_seeds(tmp_path / "seeds.jsonl", oracle.seeds())
+    return tmp_path / "seeds.jsonl"
+
+
+def parsed(*arguments):
+    """What click makes of them, without a default."""
+    command = click.Command("build", params=click_parameters(), callback=lambda **given: given)
+    given = command.main(["s", "--out", "o", "--model", "m", *arguments], standalone_mode=False)
+    return load_options({key: value for key, value in given.items() if value not in (None, (), False)})
+
+
+@pytest.mark.parametrize("option", [*WITH_A_VALUE, "--config", "--write-defaults"])
+def test_an_option_without_its_value_is_an_error(option):
+    """`--budget $B` with B unset would spend without a limit."""
+    done = CliRunner().invoke(main, ["data", "build", "s", "--out", "o", "--model", "m", option])
+    assert done.exit_code == 2 and f"Option '{option}' requires an argument" in done.output, done.output
+
+
+def test_a_negative_value_is_a_value():
+    assert parsed("--split-seed", "-5").split_seed == -5
+    with pytest.raises(UserError, match="--input-price: Input should be greater than or equal to 0"):
+        parsed("--input-price", "-1")
+
+
+def test_the_sampling_may_be_left_to_the_server(tmp_path, seeds, oracle):
+    assert parsed("--seed", "none").seed is None and parsed("--temperature", "None").temperature is None
+    assert (parsed("--seed", "4").seed, parsed("--temperature", "1").temperature) == (4, 1.0)
+    config = tmp_path / "build.yaml"
+    for text in ("seed: null\ntemperature: null\n", "seed: none\ntemperature: none\n"):
+        config.write_text(text)
+        options = load_options({"seeds": "s", "out": "o", "model": "m"}, config)
+        assert options.seed is None and options.temperature is None
+    done = CliRunner().invoke(main, ["data", "build", "s", "--out", "o", "--model", "m", "--seed", "any"])
+    assert done.exit_code == 2 and "'any' is not a valid int" in done.output
+    with FaultyServer(oracle) as server:
+        arguments = [str(seeds), "--out", str(tmp_path / "out"), "--model", "teacher", "--base-url", server.url]
+        done = CliRunner().invoke(main, ["data", "build", *arguments, "--seed", "none", "--temperature", "none"])
+        assert done.exit_code == 0, done.output
+        assert server.log and not any({"seed", "temperature"} & set(call.body) for call in server.log)
+        with pytest.raises(UserError, match="temperature was none, is 0.7; seed was none, is 0"):
+            build(seeds, tmp_path / "out", server)
