@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_the_order_of_arrival_does_not_show(tmp_path, groups):
 
 def test_a_refused_answer_is_asked_for_again_with_the_reason(tmp_path, groups):
     """A teacher that heeds what it is told: everything but the verifier's own verdicts is mended."""
-    planted = {name: kind for name, kind in planted_in(groups).items() if kind not in ("low", "no")}
+    planted = {name: kind for name, kind in planted_in(groups).items() if kind not in ("low", "no", "elsewhere")}
     oracle = Oracle(groups[: len(PLANTED)], planted, mend_after=1)
     seeds = write(tmp_path / "seeds.jsonl", oracle)
     with FaultyServer(oracle) as server:
@@ -202,7 +203,7 @@ def test_a_group_that_retells_an_earlier_one_is_removed(tmp_path, groups):
     oracle.by_seed[twin] = groups[0]
     write_seeds(tmp_path / "seeds.jsonl", [*oracle.seeds(), Seed("twin", twin)])
     oracle.verify = lambda seed, problem: {
-        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning"), "yes"),
+        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning", "in_domain"), "yes"),
         "alignment_score": 0.9,
         "issues": [],
     }
@@ -268,6 +269,70 @@ def test_split_and_hashes(tmp_path, groups):
     with Store.open_readonly(tmp_path / "out" / "answers.sqlite") as store:
         answers = store.count_answers()
     assert told.manifest["teacher"]["answers"] == sum(answers.values()) == 30 * 9
+
+
+def test_kind_and_source_are_those_the_bank_has_now(tmp_path, groups):
+    """They decide no outcome, so a bank in which they were edited asks nothing; but the files say what it says."""
+    oracle = Oracle(groups[:3])
+    bank, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    with FaultyServer(oracle) as server:
+        write_seeds(bank, [replace(seed, source="old") for seed in oracle.seeds()])
+        build(bank, out, server)
+        asked = len(server.log)
+        for kind, source in (("algebra", "new/train"), (None, None)):
+            write_seeds(bank, [replace(seed, kind=kind, source=source) for seed in oracle.seeds()])
+            build(bank, out, server)
+            for group in read_groups(out / "groups.jsonl"):
+                assert (group.kind, group.meta.get("source")) == (kind, source)
+        rows = [{"nr": seed.id, "task": seed.problem, "subject": f"about {seed.id}"} for seed in oracle.seeds()]
+        bank.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        names = {"id_field": "nr", "problem_field": "task", "kind_field": "subject"}
+        shown = build(bank, out, server, **names, preview=1).result.groups
+        build(bank, out, server, **names)
+        assert len(server.log) == asked
+    built = read_groups(out / "groups.jsonl")
+    assert [group.kind for group in built] == [f"about {group.id}" for group in built]
+    assert shown[0].kind == built[0].kind
+
+
+def test_a_teacher_that_copies_the_seed_is_refused_before_it_is_verified(tmp_path, groups):
+    oracle = Oracle(groups[:1])
+    tell = oracle.instantiate
+    oracle.instantiate = lambda name, *rest: tell(name, *rest) | {"problem": groups[0].instances[0].problem}
+    with FaultyServer(oracle) as server:
+        told = build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, regenerate=0)
+    assert told.manifest["stages"][2]["rejected"] == {"copied": 1} and told.manifest["groups"] == 0
+    assert oracle.asked["verify"] == 1  # of the first telling: the bank's problem has a domain of its own
+    (line,) = lines(tmp_path / "out" / "rejected.jsonl")
+    assert line["domain"] == "medicine" and "repeats that of mathematics" in line["detail"]
+
+
+def test_the_verifier_sees_the_domain_and_what_each_step_uses(tmp_path, groups):
+    oracle = Oracle(groups[:1])
+    tell = oracle.instantiate
+
+    def wordy(*args):
+        told = tell(*args)
+        told["cot_solution"][0]["step"] = "First:\n\n" + told["cot_solution"][0]["step"]
+        return told
+
+    oracle.instantiate = wordy
+    with FaultyServer(oracle) as server:
+        build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server)
+        asked = [call.user for call in server.log if call.user.startswith("First problem")]
+    (group,) = read_groups(tmp_path / "out" / "groups.jsonl")
+    assert len(asked) == 4
+    for instance in group.instances:
+        (user,) = [text for text in asked if f"must be set in: {instance.domain}\n" in text]
+        solution = user.split("Its solution:\n\n")[1].split("\n\nThe field")[0].splitlines()
+        uses = [", ".join(map(str, used)) or "the problem alone" for used in depends_on(groups[0])]
+        # What was verified is what stands in the data, line for line.
+        steps = zip(instance.cot.split("\n"), uses, strict=True)
+        assert solution == [
+            *(f"{number}. {step} (uses {used})" for number, (step, used) in enumerate(steps, start=1)),
+            f"Answer: {instance.answer}",
+        ]
+        assert instance.cot.startswith("First: ")
 
 
 def test_the_papers_arithmetic():

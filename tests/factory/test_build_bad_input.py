@@ -111,6 +111,10 @@ def test_no_seeds(tmp_path):
         ),
         ("domain:\n  - {name: law, description: a}\n", ":1: 'domain' is not a known key"),
         ("domains:\n  - {name: 7, description: a}\n", ":2: a domain's name must be text"),
+        (
+            "domains:\n  - {name: law, description: a}\n  - {name: a/law, description: b}\n",
+            ":3: domain 'a/law': a name is one line without '/'",
+        ),
         ("domains: [\n", ":2: not valid YAML"),
         ("", ":1: expected 'domains:'"),
     ],

@@ -9,7 +9,6 @@ from igascale.errors import UserError
 from igascale.isomers.factory.options import BuildOptions, click_parameters, flag, load_options
 from igascale.isomers.generator import generate
 from igascale.isomers.seeds import write_seeds
-from igascale.isomers.teacher.store import Store
 
 from builds import build
 from faulty_server import FaultyServer
@@ -72,5 +71,5 @@ def test_the_sampling_may_be_left_to_the_server(tmp_path, seeds, oracle):
         done = CliRunner().invoke(main, ["data", "build", *arguments, "--seed", "none", "--temperature", "none"])
         assert done.exit_code == 0, done.output
         assert server.log and not any({"seed", "temperature"} & set(call.body) for call in server.log)
-        with pytest.raises(UserError, match="temperature was none, is 0.7; seed was none, is 0"):
+        with pytest.raises(UserError, match=r"temperature was none, is 0\.7; seed was none, is 0"):
             build(seeds, tmp_path / "out", server)

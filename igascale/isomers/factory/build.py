@@ -19,7 +19,7 @@ from rich.console import Console
 
 from igascale.errors import TRY_AGAIN, UserError
 from igascale.isomers.factory.asking import decide_all
-from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, proof
+from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, as_in_the_bank, proof
 from igascale.isomers.factory.card import card
 from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.domains import load_domains
@@ -171,14 +171,11 @@ class Build:
     def _preview(self, store: Store) -> Result:
         """The first accepted groups in the order of the bank."""
         wanted = self.options.preview or 0
-        outcomes = (
-            store.get_outcome(outcome_id(seed), self.recipe.id)
-            for seed in itertools.islice(self.survey.taken(), _PREVIEW_TRIES * wanted)
-        )
-        accepted = (outcome for outcome in outcomes if outcome is not None and outcome.status == ACCEPTED)
-        groups = [
-            group_of(json.loads(one.record)["group"], f"{store.path}") for one in itertools.islice(accepted, wanted)
-        ]
+        groups: list[IsomerGroup] = []
+        for seed in itertools.islice(self.survey.taken(), _PREVIEW_TRIES * wanted):
+            outcome = store.get_outcome(outcome_id(seed), self.recipe.id)
+            if outcome is not None and outcome.status == ACCEPTED and len(groups) < wanted:
+                groups.append(group_of(as_in_the_bank(json.loads(outcome.record)["group"], seed), f"{store.path}"))
         return Result(groups=tuple(groups))
 
     def _write(self, store: Store) -> dict[str, Any]:

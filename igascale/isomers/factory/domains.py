@@ -84,6 +84,9 @@ class _Reader:
         if "name" not in nodes:
             self.fail(item, "a domain has no name")
         name = self.text(nodes["name"], "a domain's name")
+        if "/" in name or any(character.isspace() and character != " " for character in name):
+            # Ids are "{seed id}/{domain}": with a slash two seeds could come to one.
+            self.fail(nodes["name"], f"domain '{name}': a name is one line without '/'; it becomes a part of ids")
         if "description" not in nodes:
             self.fail(item, f"domain '{name}' has no description; say in a sentence or two what it covers")
         description = self.text(nodes["description"], f"domain '{name}': description")

@@ -14,7 +14,6 @@ from igascale.errors import UserError, did_you_mean
 from igascale.isomers.factory.gates import GateSettings
 from igascale.isomers.seeds import SeedFields
 
-
 _OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request goes without
 
 

@@ -23,7 +23,7 @@ PACKAGED = Path(__file__).parent / "prompts"
 TAKES: dict[str, tuple[str, ...]] = {
     "extract": ("problem",),
     "instantiate": ("structure", "domain", "description"),
-    "verify": ("seed", "problem", "solution", "structure"),
+    "verify": ("seed", "problem", "solution", "domain", "description", "structure"),
     "solve": ("problem",),
 }
 _SECTIONS = ("System", "User", "Again")

@@ -12,7 +12,7 @@ from igascale.isomers.factory.domains import Domain
 from igascale.isomers.factory.gates import GateSettings
 from igascale.isomers.factory.prompts import PromptSet
 
-_FORMAT = 1  # of the pipeline itself: raised when the same answers would lead to other outcomes
+_FORMAT = 2  # of the pipeline itself: raised when the same answers would lead to other outcomes
 
 
 @dataclass(frozen=True)
