@@ -11,6 +11,7 @@ from igascale.isomers.factory.manifest import arithmetic
 from igascale.isomers.generator import generate
 from igascale.isomers.schema import read_groups
 from igascale.isomers.seeds import Seed, write_seeds
+from igascale.isomers.teacher.spending import BudgetSpent
 from igascale.isomers.teacher.store import Store
 
 from builds import FILES, build, contents, lines
@@ -162,6 +163,54 @@ def test_other_gates_take_the_stored_answers(tmp_path, groups):
         assert len(server.log) == asked  # the first telling of the refused one is good enough now
     assert told.manifest["groups"] == 5
     assert "gates.alignment was 0.85, is 0.8" in told.text
+
+
+def test_retry_asks_again_for_what_could_not_be_used(tmp_path, groups):
+    """A server that answered with nothing for a while: what it spoilt is asked again, the rest is not."""
+    oracle = Oracle(groups[:4], {groups[3].id: "low"})
+    seeds, out = write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out"
+    spoilt = [groups[0].instances[0].problem, groups[1].instances[2].problem]
+    sick = True
+
+    def answer(messages, body):
+        lost = sick and any(problem in messages[-1]["content"] for problem in spoilt)
+        return "no JSON at all" if lost else oracle(messages, body)
+
+    with FaultyServer(answer) as server:
+        told = build(seeds, out, server, regenerate=0)
+        assert told.manifest["groups"] == 1
+        assert told.manifest["stages"][1]["rejected"] == {"reply_not_json": 1}
+        assert told.manifest["stages"][3]["rejected"] == {"reply_not_json": 1, "low_alignment": 1}
+        sick, asked = False, len(server.log)
+        build(seeds, out, server, regenerate=0)
+        assert len(server.log) == asked
+        told = build(seeds, out, server, regenerate=0, retry=("reply_not_json", "reply_schema"))
+        assert "--retry reply_not_json: 2 seeds were" in told.text
+        assert "warning: --retry reply_schema: 0 seeds were" in told.text
+        assert len(server.log) - asked == 9 + 1
+        assert told.manifest["groups"] == 3 and told.manifest["complete"]
+        after = contents(out)
+        build(seeds, out, server, regenerate=0)
+        assert contents(out) == after and len(server.log) == asked + 10
+
+
+def test_retry_gives_a_refused_telling_further_attempts(tmp_path, groups):
+    """The refused answers are stored, so only another attempt is another answer."""
+    oracle = Oracle(groups[:3], {groups[1].id: "no_answer"})
+    seeds, out = write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out"
+    options = {"regenerate": 1, "concurrency": 2}
+    with FaultyServer(oracle, Plan(latency=0.005)) as server:
+        assert build(seeds, out, server, **options).manifest["groups"] == 2
+        asked, before = len(server.log), contents(out)
+        oracle.planted.clear()
+        with pytest.raises(BudgetSpent):  # told, not verified
+            build(seeds, out, server, **options, retry=("answer_missing",), max_requests=asked + 1)
+        assert contents(out) == before  # the old outcome holds until there is another
+        told = build(seeds, out, server, **options, retry=("answer_missing",))
+        assert told.manifest["groups"] == 3 and len(server.log) == asked + 2
+        after = contents(out)
+        build(seeds, out, server, **options)
+        assert contents(out) == after and len(server.log) == asked + 2
 
 
 def test_preview_spends_on_three_groups_and_the_build_goes_on_from_them(tmp_path, groups):
@@ -359,8 +408,6 @@ def test_costs_are_those_of_the_answers(tmp_path, groups):
 
 
 def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path, groups):
-    from igascale.isomers.teacher.spending import BudgetSpent
-
     oracle = Oracle(groups[:10])
     seeds = write(tmp_path / "seeds.jsonl", oracle)
     with FaultyServer(oracle) as server:

@@ -73,3 +73,17 @@ def test_the_sampling_may_be_left_to_the_server(tmp_path, seeds, oracle):
         assert server.log and not any({"seed", "temperature"} & set(call.body) for call in server.log)
         with pytest.raises(UserError, match=r"temperature was none, is 0\.7; seed was none, is 0"):
             build(seeds, tmp_path / "out", server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--retry", "low_aligment"], "--retry: 'low_aligment' is no reason .*did you mean 'low_alignment'"),
+        (["--retry", "near_duplicate"], "'near_duplicate' is no reason for which a teacher's answer is refused"),
+        (["--retry", "votes", "--offline"], "--retry asks the teacher, --offline asks nothing"),
+    ],
+)
+def test_a_retry_that_would_do_nothing(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parsed(*arguments)
+    assert parsed("--retry", "votes", "--retry", "reply_empty").retry == ("votes", "reply_empty")

@@ -3,13 +3,16 @@
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from igascale.isomers.factory import gates as gates_module
 from igascale.isomers.factory.gates import (
+    REASONS,
     GateSettings,
     check_copies,
     check_dag,
@@ -251,3 +254,8 @@ def test_groups():
     assert list(check_group(chain | {"a": fork}, gates)) == ["a"]
     assert list(check_group({"a": chain["a"], "b": fork}, gates)) == ["b"]  # a draw: the earlier domain is the measure
     assert check_group(chain | {"a": fork}, GateSettings(same_structure=False)) == {}
+
+
+def test_every_reason_is_listed():
+    code = Path(gates_module.__file__).read_text()
+    assert set(re.findall(r'Issue\(\s*"(\w+)"', code)) == set(REASONS)

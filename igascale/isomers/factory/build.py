@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -103,8 +103,9 @@ class Build:
                 self.survey.save(self.folder.survey)
             ended: UserError | None = None
             if not options.offline:
+                retry = self._retry(store)
                 try:
-                    ended = asyncio.run(self._ask(store))
+                    ended = asyncio.run(self._ask(store, retry))
                 except BudgetSpent as error:
                     ended = error
             for path in self.prompts.edited():
@@ -122,7 +123,7 @@ class Build:
             raise ended
         return result
 
-    async def _ask(self, store: Store) -> UserError | None:
+    async def _ask(self, store: Store, retry: Sequence[str]) -> UserError | None:
         """Every seed through the pipeline; returns why some are left for another run, if so."""
         options = self.options
         tries = _PREVIEW_TRIES * options.preview if options.preview else self.survey.total
@@ -133,7 +134,7 @@ class Build:
             seeds, window, enough = self.survey.taken(), options.concurrency, options.preview
             if enough:
                 seeds, window = itertools.islice(seeds, tries), enough
-            deciding = asyncio.ensure_future(decide_all(pipeline, store, seeds, window, progress, enough))
+            deciding = asyncio.ensure_future(decide_all(pipeline, store, seeds, window, progress, enough, retry))
             ticking = asyncio.ensure_future(_every(_TICK, progress.tick))
             signals = _Signals(deciding)
             try:
@@ -167,6 +168,23 @@ class Build:
             failed.exit_code = TRY_AGAIN
             return failed
         return None
+
+    def _retry(self, store: Store) -> list[str]:
+        """Make room for what is asked again; returns the reasons that take further attempts.
+
+        Unusable answers are not kept, so the same attempts are made anew once their failures are forgotten. Usable ones that
+        a gate refused are kept, and asking the same would find them: those seeds get attempts of their own.
+        """
+        reasons = list(dict.fromkeys(self.options.retry))
+        counts = dict.fromkeys(reasons, 0)
+        for (status, _, reason), count in store.count_outcomes(self.recipe.id).items():
+            if status != ACCEPTED and reason in counts:
+                counts[reason] += count
+        for reason, count in counts.items():
+            self._say(f"{'' if count else 'warning: '}--retry {reason}: {count} seeds were rejected for it")
+        if unusable := [reason for reason in reasons if reason.startswith("reply_")]:
+            store.forget(unusable, self.recipe.id)
+        return [reason for reason in reasons if reason not in unusable]
 
     def _preview(self, store: Store) -> Result:
         """The first accepted groups in the order of the bank."""

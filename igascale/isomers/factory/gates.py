@@ -19,6 +19,24 @@ from igascale.isomers.schema import EDGE_LABELS, NODE_TYPES, Dag, DagEdge, DagNo
 _SAME_WORDS, _NOTHING_NEW = 0.95, 0.75
 
 
+#: Every reason of an Issue here. Besides there are the teacher's unusable answers, `reply_...`.
+REASONS = (
+    *(
+        "dag_type",
+        "dag_empty",
+        "dag_id",
+        "dag_label",
+        "dag_edge",
+        "dag_goal",
+        "dag_cycle",
+        "dag_unconnected",
+        "dag_steps",
+    ),
+    *("problem_missing", "answer_missing", "answer_long", "steps_missing", "steps_invalid", "copied"),
+    *("score_invalid", "low_alignment", "wrong_domain", "not_isomorphic", "votes", "step_counts", "structure"),
+)
+
+
 @dataclass(frozen=True)
 class GateSettings:
     """What the gates ask for. They belong to the recipe: other settings, other outcomes.

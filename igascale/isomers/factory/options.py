@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igascale.config import read_yaml
 from igascale.errors import UserError, did_you_mean
-from igascale.isomers.factory.gates import GateSettings
+from igascale.isomers.factory.gates import REASONS, GateSettings
 from igascale.isomers.seeds import SeedFields
 
 _OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request goes without
@@ -51,6 +51,9 @@ class BuildOptions(BaseModel):
     prompts: str | None = Field(None, description="folder of prompts that take the packaged ones' place")
     limit: int | None = Field(None, ge=1, description="only the first N seeds")
     preview: int | None = Field(None, ge=1, description="make N groups, show them side by side, and stop")
+    retry: tuple[str, ...] = Field(
+        (), description="reason for which seeds were rejected: ask for those again in this run; may be given again"
+    )
     offline: bool = Field(False, description="ask nothing: make the files from what is stored")
     allow_change: bool = Field(False, description="go on in a folder of another bank or recipe")
 
@@ -100,6 +103,21 @@ class BuildOptions(BaseModel):
             return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
         return value
 
+    @field_validator("retry")
+    @classmethod
+    def _reasons(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for reason in value:
+            if reason not in REASONS and not reason.startswith("reply_"):
+                hint = did_you_mean(reason, REASONS) or f"; there are {', '.join(REASONS)} and reply_..."
+                raise ValueError(f"'{reason}' is no reason for which a teacher's answer is refused{hint}")
+        return value
+
+    @model_validator(mode="after")
+    def _retry_asks(self) -> BuildOptions:
+        if self.retry and self.offline:
+            raise ValueError("--retry asks the teacher, --offline asks nothing: leave one out")
+        return self
+
     @property
     def gates(self) -> GateSettings:
         """What the gates ask for."""
@@ -148,8 +166,11 @@ def _explain(problem: Any, given: Mapping[str, Any], config: str | Path | None) 
         return f"missing {said}" + (f", or '{key}' in {config}" if config else "; a --config file may hold it")
     if problem["type"] == "extra_forbidden":
         return f"{config}: unknown key '{key}'{did_you_mean(key, BuildOptions.model_fields) or '; see igascale data build --help'}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several together
+        return str(said)
     name = flag(key) if key in given else f"{config}: '{key}'"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    return f"{name}: {said}" + ("" if problem["type"] == "value_error" else f" (got {problem['input']!r})")
 
 
 def click_parameters() -> list[click.Parameter]:

@@ -99,8 +99,9 @@ class _Told:
 
 @dataclass
 class _Ledger:
-    """What a seed took. Scores are kept by (domain, attempt), because the order of arrival is chance."""
+    """What a seed took, and may take: so many `attempts`. Scores are kept by (domain, attempt), because the order of arrival is chance."""
 
+    attempts: int
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     answers: int = 0
     input_tokens: int = 0
@@ -113,6 +114,7 @@ class _Ledger:
 
     def record(self) -> dict[str, Any]:
         return {
+            "attempts": self.attempts,
             "scores": [score for _, score in sorted(self.scores.items())],
             "usage": {
                 "answers": self.answers,
@@ -145,15 +147,20 @@ class Pipeline:
     ) -> None:
         self.teacher, self.prompts, self.domains, self.gates = teacher, prompts, tuple(domains), gates
         self.recipe, self.model = recipe, model
-        self._attempts = 1 + gates.regenerate
+        self.attempts = 1 + gates.regenerate
 
-    async def run(self, seed: Seed) -> Outcome:
+    async def run(self, seed: Seed, attempts: int | None = None) -> Outcome:
         """Take a seed to its outcome.
+
+        Args:
+            seed: the seed.
+            attempts: for each piece, in place of `self.attempts`. With more than an earlier run had, that run's answers come
+                from the store and are refused as they were; then the teacher is asked.
 
         Raises:
             Unavailable, TeacherDown, BudgetSpent: no outcome yet. The answers so far are in the store.
         """
-        ledger = _Ledger()
+        ledger = _Ledger(attempts or self.attempts)
         try:
             structure = await self._extract(seed, ledger)
             told = await self._tell(seed, structure, ledger)
@@ -169,7 +176,7 @@ class Pipeline:
 
     async def _extract(self, seed: Seed, ledger: _Ledger) -> ExtractReply:
         refusal: _Refusal | None = None
-        for attempt in range(self._attempts):
+        for attempt in range(ledger.attempts):
             reply = await self._ask("extract", {"problem": seed.problem}, ledger, attempt, refusal)
             if isinstance(reply, Issue):
                 refusal = _Refusal("extract", reply)
@@ -187,7 +194,7 @@ class Pipeline:
         form = json.dumps(structure.model_dump(mode="json", by_alias=True), ensure_ascii=False)
         told: dict[str, _Told] = {}
         refusals: dict[str, _Refusal] = {}
-        for attempt in range(self._attempts):
+        for attempt in range(ledger.attempts):
             missing = [domain for domain in self.domains if domain.name not in told]
             written = await self._write_all(form, missing, attempt, refusals, told, ledger)
             checked = await _all(
@@ -276,7 +283,7 @@ class Pipeline:
             "structure": form,
         }
         verdict: BaseModel | Issue = Issue("", "")
-        for sample in range(self._attempts):
+        for sample in range(ledger.attempts):
             verdict = await self._ask("verify", fields, ledger, sample)
             if isinstance(verdict, VerifyReply):
                 return verdict
