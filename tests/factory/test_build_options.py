@@ -6,9 +6,10 @@ from click.testing import CliRunner
 
 from igascale.cli import main
 from igascale.errors import UserError
-from igascale.isomers.factory.options import BuildOptions, click_parameters, flag, load_options
+from igascale.isomers.factory.options import LEAST_SIMILARITY, BuildOptions, click_parameters, flag, load_options
 from igascale.isomers.generator import generate
 from igascale.isomers.seeds import write_seeds
+from igascale.isomers.similarity import LEAST_THRESHOLD, NearDuplicates
 
 from builds import build
 from faulty_server import FaultyServer
@@ -73,6 +74,28 @@ def test_the_sampling_may_be_left_to_the_server(tmp_path, seeds, oracle):
         assert server.log and not any({"seed", "temperature"} & set(call.body) for call in server.log)
         with pytest.raises(UserError, match=r"temperature was none, is 0\.7; seed was none, is 0"):
             build(seeds, tmp_path / "out", server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--concurrency", "1001"], "--concurrency: Input should be less than or equal to 1000"),
+        (["--budget", "5"], "--budget needs prices: --input-price and --output-price"),
+        (["--model", " "], "--model: is empty"),
+        (["--base-url", ""], "--base-url: is empty"),
+        (["--decontaminate", ""], "--decontaminate: is empty"),
+        (["--model", "t\udcffr"], r"--model: is not UTF-8 text: 't\\udcffr'"),
+        (["--near-duplicates", "0.0001"], r"--near-duplicates: must be 0 \(off\) or at least 0\.05, not 0\.0001"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_read(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parsed(*arguments)
+
+
+def test_the_least_similarity_is_that_of_the_index():
+    assert LEAST_SIMILARITY == LEAST_THRESHOLD
+    NearDuplicates(LEAST_THRESHOLD).add("a", "It works at that bound.")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATIO
 from igascale.isomers.factory.card import card
 from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.domains import load_domains
-from igascale.isomers.factory.folder import Folder, Writing, disk_errors
+from igascale.isomers.factory.folder import CLAIM, MANIFEST, Folder, Writing, claim_text, disk_errors
 from igascale.isomers.factory.manifest import Tally, mean, paper, projection, said
 from igascale.isomers.factory.options import BuildOptions
 from igascale.isomers.factory.pipeline import ACCEPTED, Pipeline
@@ -80,7 +80,7 @@ class Build:
             **{name: getattr(options, name) for name in TeacherSettings.__dataclass_fields__ if hasattr(options, name)}
         )
         self.benchmarks = Benchmarks(options.decontaminate, options.ngram)
-        self.benchmarks.check_names()
+        self.benchmarks.check_files()
         bank = Bank(options.seeds, options.seed_fields, options.split)
         self._bank_stamp = bank.stamp()
         self.survey: Survey = survey(bank, options.limit, options.near_duplicates, self.benchmarks, self.folder.survey)
@@ -217,7 +217,8 @@ class Build:
             manifest = self._manifest(tally, files[VALIDATION].lines, files.finish())
             manifest["split"]["proof"] = proof(files, options.near_duplicates)
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            files.commit({"README.md": card(manifest), "manifest.json": text})
+            claim = claim_text(self._about_bank(), self.recipe)
+            files.commit({"README.md": card(manifest), CLAIM: claim, MANIFEST: text})
         self._tell_result(manifest)
         return manifest
 

@@ -13,7 +13,9 @@ from igascale.config import read_yaml
 from igascale.errors import UserError, did_you_mean
 from igascale.isomers.factory.gates import REASONS, GateSettings
 from igascale.isomers.seeds import SeedFields
+from igascale.isomers.teacher.settings import MOST_AT_ONCE
 
+LEAST_SIMILARITY = 0.05  # `similarity.LEAST_THRESHOLD`, which `--help` need not import numpy for
 _OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request goes without
 
 
@@ -37,7 +39,9 @@ class BuildOptions(BaseModel):
     )
     max_tokens: int = Field(4096, ge=1, description="longest answer; one that is cut off is never used")
     timeout: float = Field(300.0, gt=0, description="seconds for one answer")
-    concurrency: int = Field(32, ge=1, description="most requests at once; fewer after the server says 'too many'")
+    concurrency: int = Field(
+        32, ge=1, le=MOST_AT_ONCE, description="most requests at once; fewer after the server says 'too many'"
+    )
     max_retries: int = Field(12, ge=0, description="of a request that failed on its way (5xx, timeout, cut off)")
     structured: Literal["auto", "json_schema", "json_object", "none"] = Field(
         "auto", description="how JSON is asked for; auto: the strictest way that the server takes"
@@ -103,6 +107,26 @@ class BuildOptions(BaseModel):
             return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """An empty text is a variable that was not set; half a surrogate pair is what the shell made of bytes that are not UTF-8."""
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.strip():
+                raise ValueError("is empty")
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"is not UTF-8 text: {text!r}")
+        return value
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _not_everything(cls, value: float) -> float:
+        if 0 < value < LEAST_SIMILARITY:
+            raise ValueError(
+                f"must be 0 (off) or at least {LEAST_SIMILARITY}, not {value}: below it everything is alike"
+            )
+        return value
+
     @field_validator("retry")
     @classmethod
     def _reasons(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,7 +137,11 @@ class BuildOptions(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _retry_asks(self) -> BuildOptions:
+    def _together(self) -> BuildOptions:
+        if self.budget is not None and not (self.input_price or self.output_price):
+            raise ValueError(
+                "--budget needs prices: --input-price and --output-price, in US dollars per million tokens"
+            )
         if self.retry and self.offline:
             raise ValueError("--retry asks the teacher, --offline asks nothing: leave one out")
         return self
