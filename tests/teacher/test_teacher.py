@@ -164,6 +164,41 @@ def test_what_may_pass_is_tried_again(rig, fault):
     assert (spent.lost, spent.refused) == ((3, 0) if cause in ("timeout", "cut") else (0, 3))
 
 
+@pytest.mark.parametrize("fault", ["nothing", "no_choices"])
+def test_a_server_in_trouble_that_says_200_is_waited_for_and_no_attempt_is_used_up(rig, fault):
+    with FaultyServer(echo, Plan([fault] * 5)) as server:
+        assert texts(rig.ask(server, question(), attempts=1)) == ["question 0"]
+        assert len(server.log) == 6 and len({call.body["seed"] for call in server.log}) == 1
+    assert rig.teacher.retries == {"5xx": 5} and rig.spending["extract"].unusable == 0
+
+
+def test_another_way_of_asking_or_another_server_has_attempts_of_its_own(rig):
+    def answerer(messages, body):
+        return echo(messages, body) if "JSON schema" in messages[0]["content"] else "prose"
+
+    with FaultyServer(answerer) as server:
+        for _ in range(2):
+            (bad,) = rig.ask(server, question(), attempts=1)
+            assert bad.reason == "not_json" and len(server.log) == 1
+        assert texts(rig.ask(server, question(), attempts=1, structured="none")) == ["question 0"]
+    with FaultyServer(lambda messages, body: "prose") as server, FaultyServer(echo) as mended:
+        assert rig.ask(server, question(1), attempts=1)[0].reason == "not_json"
+        assert texts(rig.ask(mended, question(1), attempts=1)) == ["question 1"]
+
+
+def test_attempts_that_are_forgotten_are_made_again(rig):
+    with FaultyServer(lambda messages, body: "prose") as server:
+        (bad,) = rig.ask(server, question(), attempts=1)
+        with Store.open(rig.path) as store:
+            store.put_outcome("seed", "recipe", "rejected", f"reply_{bad.reason}", "extract", "{}")
+        server.answerer = echo
+        assert rig.ask(server, question(), attempts=1)[0].reason == bad.reason
+        with Store.open(rig.path) as store:
+            assert store.forget(["reply_schema"], "recipe") == 0 == store.forget([f"reply_{bad.reason}"], "other")
+            assert store.forget([f"reply_{bad.reason}"], "recipe") == 1
+        assert texts(rig.ask(server, question(), attempts=1)) == ["question 0"]
+
+
 UNUSABLE = {
     "truncated": "not_json",
     "schema": "schema",

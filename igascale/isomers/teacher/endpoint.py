@@ -31,6 +31,7 @@ _ABOUT_STRUCTURE = re.compile(
 _TOO_LONG = re.compile(
     r"context.{0,10}(length|window|size)|maximum context|too (long|many tokens|large)", re.IGNORECASE
 )
+_NOTHING_ON_PURPOSE = ("length", "max_tokens", "model_length", "content_filter", "safety")  # a reason for no text
 _WITHOUT_PASSWORD = re.compile(r"//[^/]*@")
 _FILTERED = re.compile(r"content.?(filter|policy|management)", re.IGNORECASE)
 
@@ -85,6 +86,7 @@ class Reply:
     output_tokens: int | None
     model: str
     fingerprint: str
+    malformed: str = ""  # what is wrong with the shape of the reply, if anything
 
 
 class Endpoint:
@@ -123,6 +125,7 @@ class Endpoint:
         self._client = AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=patience, http_client=direct)
         self._way = _WAYS[0] if settings.structured == "auto" else settings.structured
         self._limit_name = "max_tokens"
+        self._accepted: set[tuple[str, type]] = set()  # ways of asking, and what for, that were answered
 
     async def close(self) -> None:
         """Close its connections."""
@@ -153,7 +156,9 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout):
                     completion = await self._client.chat.completions.create(**body)
-                return self._reply(completion)
+                reply = self._reply(completion)
+                self._accepted.add((way, request.reply))
+                return reply
             except (TeacherDown, TurnedAway):
                 raise
             except TimeoutError:
@@ -187,24 +192,43 @@ class Endpoint:
         return body
 
     def _reply(self, completion: Any) -> Reply:
-        if error := getattr(completion, "error", None):  # some gateways say 200 all the same
+        """What came back, of whatever shape. Nothing that may have been paid for is an exception here.
+
+        Raises:
+            TurnedAway: the server is in trouble, although it says 200.
+            TeacherDown: it has never answered, and this is no completion.
+        """
+        if error := getattr(completion, "error", None):
             raise TurnedAway("5xx", self._redacted(" ".join(str(error).split())[:300]))
         choices = getattr(completion, "choices", None)
-        if isinstance(completion, str) or choices is None:
+        if not isinstance(choices, list):
+            if self._accepted:
+                raise TurnedAway("5xx", "HTTP 200, but no completion")
             raise TeacherDown(
                 f"{self.url} does not answer with a completion; is the URL right? Most end in /v1 (OPENAI_BASE_URL)"
             )
-        message = choices[0].message if choices else None
-        usage = completion.usage
-        return Reply(
-            text=(getattr(message, "content", None) or ""),
-            finish_reason=str(choices[0].finish_reason or "").lower() if choices else "",
-            refusal=getattr(message, "refusal", None) or "",
-            input_tokens=getattr(usage, "prompt_tokens", None),
-            output_tokens=getattr(usage, "completion_tokens", None),
-            model=completion.model or "",
-            fingerprint=completion.system_fingerprint or "",
+        first = choices[0] if choices else None
+        message, usage = _part(first, "message"), _part(completion, "usage")
+        text = _text(_part(message, "content"))
+        reply = Reply(
+            text=text or "",
+            finish_reason=str(_part(first, "finish_reason") or "").lower(),
+            refusal=str(_part(message, "refusal") or ""),
+            input_tokens=_count(_part(usage, "prompt_tokens")),
+            output_tokens=_count(_part(usage, "completion_tokens")),
+            model=str(_part(completion, "model") or ""),
+            fingerprint=str(_part(completion, "system_fingerprint") or ""),
+            malformed="choices[0].message is missing"
+            if message is None
+            else "content is no text"
+            if text is None
+            else "",
         )
+        nothing = not choices or not (reply.text or reply.refusal or reply.malformed or reply.output_tokens)
+        if reply.finish_reason == "error" or (nothing and reply.finish_reason not in _NOTHING_ON_PURPOSE):
+            detail = f"HTTP 200, but nothing was written (finish_reason {reply.finish_reason or 'none'})"
+            raise TurnedAway("5xx", detail, lost=bool(reply.output_tokens))
+        return reply
 
     def _asks_differently(self, error: Exception, way: str, limit_name: str) -> bool:
         """Whether a refusal was about the way of asking, and there is another one."""
@@ -297,6 +321,25 @@ class Endpoint:
     def _redacted(self, text: str) -> str:
         text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be printed
         return text.replace(self._key, "***") if len(self._key) > 5 else text
+
+
+def _part(whole: Any, name: str) -> Any:
+    """A field of what should be an object; the client does not check what servers send."""
+    return whole.get(name) if isinstance(whole, dict) else getattr(whole, name, None)
+
+
+def _text(content: Any) -> str | None:
+    """The text of a message: a string, or parts of which some are text (others are thoughts). ``None`` if it is something else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    parts = [_part(part, "text") for part in content if _part(part, "type") in ("text", "output_text")]
+    return "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None
+
+
+def _count(tokens: Any) -> int | None:
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
 
 
 def _is_here(host: str) -> bool:

@@ -8,13 +8,14 @@
         await teacher.close()
 
 An answer is looked for in the store first. Otherwise the request waits for its turn (:mod:`.limits`) and for its share of the budget
-(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.json_text`), and stored before anybody sees it. What may pass (429, 5xx,
+(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.reading`), and stored before anybody sees it. What may pass (429, 5xx,
 timeouts, cut connections) is tried again; an unusable answer is asked for again with another seed, ``attempts`` times in all, also across restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import time
@@ -23,13 +24,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from igascale.errors import UserError
 from igascale.isomers.teacher.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
-from igascale.isomers.teacher.json_text import NotJson, parse_object
 from igascale.isomers.teacher.limits import AdaptiveLimit, backoff
-from igascale.isomers.teacher.request import Request, key_of, reply_schema
+from igascale.isomers.teacher.reading import check_encodable, read, size_of
+from igascale.isomers.teacher.request import Request, key_of
 from igascale.isomers.teacher.settings import TeacherSettings, check_settings
 from igascale.isomers.teacher.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
 from igascale.isomers.teacher.store import Spent, Store, StoredAnswer
@@ -138,13 +137,13 @@ class Teacher:
             UserError: the store cannot be written.
         """
         key = key_of(request, self.settings)
-        _check_encodable(request)
+        check_encodable(request)
         task = self._under_way.get(key)
         if task is not None:
             return replace(await asyncio.shield(task), cached=True)
         if (stored := self.store.get(key)) is not None:
             try:
-                value = _read(request, stored.text)
+                value = read(request, stored.text)
                 return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
             except BadAnswer as bad:  # the reply model checks more than it did
                 line = f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
@@ -195,7 +194,7 @@ class Teacher:
     def _so_far(self, key: str) -> tuple[int, int, BadAnswer]:
         """Attempts that failed, the limit to send next, and the failure to report if there is none left."""
         attempt, max_tokens, last = 0, self.settings.max_tokens, BadAnswer("empty", "no attempt was allowed")
-        for failure in self.store.failures(key):
+        for failure in self.store.failures(self._tried(key)):
             if failure.reason == "length" and failure.max_tokens >= self.settings.max_tokens:
                 max_tokens = max(max_tokens, 2 * failure.max_tokens)
             elif failure.reason in UNUSABLE and failure.reason != "length":
@@ -217,9 +216,9 @@ class Teacher:
         # From here to the store without a pause: the next request cannot be sent before this answer is safe.
         tokens = self._tokens(request, reply)
         try:
-            value = _read(request, reply.text, reply)
+            value = read(request, reply.text, reply)
         except BadAnswer as bad:
-            failed = (key, request.stage, bad.reason, bad.detail, this.max_tokens)
+            failed = (self._tried(key), request.stage, bad.reason, bad.detail, this.max_tokens)
             spent = self.spending.paid(*tokens, usable=False)
             self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
             raise
@@ -264,7 +263,7 @@ class Teacher:
         """One request: reserved, sent, and accounted for if nothing came of it."""
         self._check_stop()
         try:
-            ticket = await self.spending.reserve(this.key, this.request.stage, _size(this.request), this.max_tokens)
+            ticket = await self.spending.reserve(this.key, this.request.stage, size_of(this.request), this.max_tokens)
         except UserError as error:
             self._stop = self._stop or error
             raise
@@ -334,6 +333,11 @@ class Teacher:
         if self._stop is not None:
             raise self._stop.with_traceback(None)
 
+    def _tried(self, key: str) -> str:
+        """The name of a request among the failures: attempts count for one server and one way of asking, unlike answers."""
+        way = json.dumps([self.url, self.settings.structured])
+        return f"{key}@{hashlib.sha256(way.encode()).hexdigest()[:8]}"
+
     def _seed(self, sample: int, attempt: int) -> int | None:
         return None if self.settings.seed is None else (self.settings.seed + sample + attempt * _SEED_STRIDE) % _SEEDS
 
@@ -342,7 +346,7 @@ class Teacher:
         if reply.input_tokens is not None and reply.output_tokens is not None:
             return reply.input_tokens, reply.output_tokens
         self._say_once("usage", "the teacher does not count tokens; they are estimated from the length of the texts")
-        sizes = _size(request), len(reply.text.encode("utf-8", "replace"))
+        sizes = size_of(request), len(reply.text.encode("utf-8", "replace"))
         return math.ceil(sizes[0] / BYTES_PER_TOKEN), math.ceil(sizes[1] / BYTES_PER_TOKEN)
 
     def _about(self, this: _Try, reply: Reply) -> dict[str, Any]:
@@ -361,51 +365,3 @@ class Teacher:
         if what not in self._told:
             self._told.add(what)
             self._say(line)
-
-
-def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
-    """The validated answer.
-
-    Raises:
-        BadAnswer: it is not usable.
-    """
-    if reply is not None:
-        if reply.refusal or reply.finish_reason in ("content_filter", "safety"):
-            raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
-        if reply.finish_reason in ("length", "max_tokens"):
-            raise BadAnswer("length", "the answer was cut off at max_tokens")
-    if not text.strip():
-        raise BadAnswer("empty", "the answer has no text")
-    try:
-        text.encode()
-        value = parse_object(text)
-    except UnicodeEncodeError:
-        raise BadAnswer("not_json", "half a surrogate pair in the text") from None
-    except NotJson as error:
-        raise BadAnswer("not_json", str(error)) from None
-    try:
-        return request.reply.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the object"
-        raise BadAnswer("schema", f"{where}: {first['msg']} ({error.error_count()} in all)") from None
-
-
-def _size(request: Request) -> int:
-    """Bytes of both messages and of the schema, which the server adds to them or we do."""
-    return sum(len(text.encode()) for text in (request.system, request.user, reply_schema(request.reply)))
-
-
-def _check_encodable(request: Request) -> None:
-    """Text that can be sent.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        request.system.encode(), request.user.encode()
-    except UnicodeEncodeError as error:
-        around = error.object[max(0, error.start - 20) : error.start]
-        raise UserError(
-            f"{request.stage}: half a surrogate pair in the prompt, after {around!r}; mend that text"
-        ) from None
