@@ -81,6 +81,8 @@ def test_the_sampling_may_be_left_to_the_server(tmp_path, seeds, oracle):
     [
         (["--concurrency", "1001"], "--concurrency: Input should be less than or equal to 1000"),
         (["--budget", "5"], "--budget needs prices: --input-price and --output-price"),
+        (["--alignment", "nan"], "--alignment: Input should be a finite number"),
+        (["--timeout", "inf"], "--timeout: Input should be a finite number"),
         (["--model", " "], "--model: is empty"),
         (["--base-url", ""], "--base-url: is empty"),
         (["--decontaminate", ""], "--decontaminate: is empty"),

@@ -22,7 +22,7 @@ _OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request g
 class BuildOptions(BaseModel):
     """See `igascale data build --help`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     seeds: str = Field(description="bank of problems: JSONL, Parquet, a folder saved by `datasets`, or a Hub id")
     out: str = Field(description="folder of the build: the store of answers and the files made of them")
