@@ -31,9 +31,10 @@ _ABOUT_STRUCTURE = re.compile(
 _TOO_LONG = re.compile(
     r"context.{0,10}(length|window|size)|maximum context|too (long|many tokens|large)", re.IGNORECASE
 )
+_WROTE_NO_JSON = "json_validate_failed"  # a 400, but of an answer: another seed may do
 _NOTHING_ON_PURPOSE = ("length", "max_tokens", "model_length", "content_filter", "safety")  # a reason for no text
 _WITHOUT_PASSWORD = re.compile(r"//[^/]*@")
-_FILTERED = re.compile(r"content.?(filter|policy|management)", re.IGNORECASE)
+_FILTERED = re.compile(r"content.?(filter|policy|management)|usage polic|moderation", re.IGNORECASE)
 
 
 class TeacherDown(UserError):
@@ -49,10 +50,11 @@ class BadAnswer(Exception):
     """The teacher answered, but unusably, as often as it was allowed to. The build goes on without this answer.
 
     Attributes:
-        reason: ``length``, ``not_json``, ``schema``, ``empty`` or ``filtered``; ``unavailable`` where the server fails at this one request
+        reason: ``length``, ``not_json``, ``schema``, ``empty`` or ``filtered``; ``refused`` by the server, while it answers others; ``unavailable`` where the server fails at this one request
             (it times out, or 500) while it answers others: no verdict on the request, so worth asking again another day.
         detail: what exactly.
-        declined: the server refused the request itself (its length, say), at no cost; asking again would end the same.
+        declined: asking again would end the same: the server refused the request itself (its length, say), at no cost, or failed at it in
+            run after run.
     """
 
     def __init__(self, reason: str, detail: str, declined: bool = False):
@@ -147,7 +149,7 @@ class Endpoint:
 
         Raises:
             TurnedAway: worth another try.
-            BadAnswer: this request is at fault (too long for the model, or filtered).
+            BadAnswer: this request is at fault (too long for the model, or filtered), or ``refused`` for whatever reason.
             TeacherDown: no request will do better.
         """
         while True:
@@ -164,7 +166,7 @@ class Endpoint:
             except TimeoutError:
                 raise TurnedAway("timeout", f"no answer within {self._settings.timeout:g} s", lost=True) from None
             except Exception as error:
-                if not self._asks_differently(error, way, limit_name):
+                if not self._asks_differently(error, way, limit_name, request.reply):
                     raise await self._meaning(error) from None
 
     def _body(
@@ -230,7 +232,7 @@ class Endpoint:
             raise TurnedAway("5xx", detail, lost=bool(reply.output_tokens))
         return reply
 
-    def _asks_differently(self, error: Exception, way: str, limit_name: str) -> bool:
+    def _asks_differently(self, error: Exception, way: str, limit_name: str, reply: type) -> bool:
         """Whether a refusal was about the way of asking, and there is another one."""
         if getattr(error, "status_code", None) not in (400, 422):
             return False
@@ -242,6 +244,8 @@ class Endpoint:
             return True
         if self._settings.structured != "auto" or way == "none" or not _ABOUT_STRUCTURE.search(text):
             return False
+        if (way, reply) in self._accepted or getattr(error, "code", None) == _WROTE_NO_JSON:
+            return False  # so it is not about the way
         if self._way == way:  # the first of those under way to be refused
             self._way = _WAYS[_WAYS.index(way) + 1]
             how = "the schema in the prompt" if self._way == "none" else f"response_format {self._way}"
@@ -280,19 +284,24 @@ class Endpoint:
                     again=True,
                 )
             return TurnedAway("429", text, wait)
-        if status >= 500 or status in (408, 409, 425):
+        if status in (408, 504, 524):  # a gateway lost patience; the model may have gone on
+            return TurnedAway("timeout", f"HTTP {status}: {text}", lost=True)
+        if status >= 500 or status in (409, 425):
             return TurnedAway("5xx", f"HTTP {status}: {text}", _retry_after(error))
-        if status in (401, 403):
+        if status == 401:
             return TeacherDown(
                 f"the teacher at {self.url} refuses the key (HTTP {status}: {text}); set OPENAI_API_KEY to one that it knows"
             )
         if status == 404:
             return TeacherDown(await self._what_is_missing(text))
-        if status in (400, 413, 422):
+        if status in (400, 403, 413, 422):
+            if code == _WROTE_NO_JSON:
+                return BadAnswer("not_json", text)
             if code == "context_length_exceeded" or status == 413 or _TOO_LONG.search(text):
                 return BadAnswer("length", f"the request is too long for {model}: {text}", declined=True)
             if "content_filter" in code or _FILTERED.search(text):
                 return BadAnswer("filtered", text, declined=True)
+            return BadAnswer("refused", f"HTTP {status}: {text}", declined=True)
         return TeacherDown(
             f"the teacher at {self.url} refuses the request (HTTP {status}: {text}); check model {model!r} and the settings of the teacher"
         )
