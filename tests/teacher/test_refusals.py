@@ -1,11 +1,16 @@
 """Whose fault a failure is: the request's, the server's or the teacher's; told by what becomes of the others, also across restarts."""
 
+import asyncio
+import json
+
 import pytest
 from aiohttp import web
 
+from igascale.errors import TRY_AGAIN, UserError
+from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import Answer, BadAnswer, TeacherDown
 
-from faulty_server import FaultyServer, Plan
+from faulty_server import Fail, FaultyServer, Plan
 from teacher_rig import KEY, Rig, echo, question, texts
 
 
@@ -199,3 +204,113 @@ def test_no_completion_is_a_wrong_url_at_first_and_trouble_later(rig):
     with Page(echo) as server:
         assert texts(rig.ask(server, question(0), question(1), concurrency=1)) == ["question 0", "question 1"]
         assert rig.teacher.retries == {"5xx": 2}
+
+
+NOT_TAKEN = [
+    (
+        "seed",
+        422,
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+    ),
+    ("seed", 400, error("Unrecognized request argument supplied: seed")),
+    (
+        "temperature",
+        400,
+        error("Unsupported parameter: 'temperature' is not supported with this model.", param="temperature"),
+    ),
+    (
+        "temperature",
+        400,
+        error("Unsupported value: does not support 0.7. Only the default (1) is supported", param="temperature"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "payload"), NOT_TAKEN)
+def test_a_parameter_that_the_server_does_not_take_is_left_out_and_that_is_said_once(rig, name, status, payload):
+    with Choosy(lambda body: name in body, status, payload, Plan(latency=0.02)) as server:
+        assert texts(rig.ask(server, *map(question, range(9)))) == [f"question {i}" for i in range(9)]
+        assert all(name not in call.body for call in server.log if not server.refuses(call.body))
+        assert sum(f"takes no {name}" in line for line in rig.said) == 1 == len(rig.said)
+        assert rig.spending["extract"].requests == 9
+        other = {"seed", "temperature"} - {name}
+        assert other <= set(server.log[-1].body)
+    with Store.open_readonly(rig.path) as store:
+        about = json.loads(store._db.execute("SELECT about FROM answers").fetchone()[0])
+        assert about[name] is None and about[other.pop()] is not None
+
+
+def test_a_parameter_that_was_taken_is_not_what_a_later_refusal_is_about(rig):
+    with Choosy(asks(1), 400, error("a seed of unrest is not allowed")) as server:
+        answers = rig.ask(server, *map(question, range(3)), concurrency=1)
+        assert answers[1].reason == "refused" and all("seed" in call.body for call in server.log)
+
+
+# Outages
+
+
+@pytest.mark.parametrize("status", [408, 504, 524])
+def test_a_gateway_that_lost_patience_may_have_cost_something(rig, status):
+    with Choosy(lambda body: True, status, error("Gateway Timeout")) as server:
+        (down,) = rig.ask(server, question(), max_retries=12)
+        assert isinstance(down, TeacherDown) and len(server.log) == 5, "few tries"
+        assert rig.spending["extract"].lost == 5 and rig.teacher.retries == {"timeout": 5}
+
+
+def test_an_outage_is_waited_for_with_one_request_at_a_time(rig):
+    faults = [None] * 8 + ["500"] * 40
+    with FaultyServer(echo, Plan(faults, latency=0.01)) as server:
+        answers = rig.ask(server, *map(question, range(40)), concurrency=4, max_retries=2, backoff_cap=0.02)
+        assert texts(answers) == [f"question {i}" for i in range(40)], "nobody is blamed for it"
+        assert sum("answers nobody" in line for line in rig.said) == 1
+
+
+def test_an_outage_that_does_not_end_ends_the_build(rig):
+    with FaultyServer(echo, Plan([None] * 8 + ["503"] * 5000)) as server:
+        answers = rig.ask(server, *map(question, range(40)), concurrency=4, max_retries=2, outage=0.5, backoff_cap=0.05)
+        downs = [answer for answer in answers if not isinstance(answer, Answer)]
+        assert len(downs) == 32 and {type(down) for down in downs} == {TeacherDown}
+        assert downs[0].exit_code == TRY_AGAIN and "check the server" in str(downs[0])
+        assert len(server.log) < 8 + 4 * 3 + 60
+
+
+def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
+    def answerer(messages, body):
+        if messages[-1]["content"] in ("question 0", "question 1"):
+            raise Fail("500")
+        return echo(messages, body)
+
+    with FaultyServer(answerer) as server:
+        quick = {"max_retries": 1, "backoff": 0.001}
+        assert len(texts(rig.ask(server, *map(question, range(6)), **quick))) == 6
+        for _ in range(4):
+            for bad in rig.ask(server, question(0), question(1), **quick):
+                assert isinstance(bad, BadAnswer) and (bad.reason, bad.declined) == ("unavailable", False)
+        asked = len(server.log)
+        for bad in rig.ask(server, question(0), question(1), **quick):
+            assert (bad.reason, bad.declined) == ("unavailable", True) and "in 5 runs: HTTP 500" in bad.detail
+        assert len(server.log) == asked, "known by now"
+
+
+def test_a_server_that_is_down_when_a_build_goes_on_is_no_requests_fault(rig):
+    with FaultyServer(echo) as server:
+        assert texts(rig.ask(server, question())) == ["question 0"]
+        port = server.port
+    (down,) = rig.ask(server, question(1), max_retries=1)
+    assert isinstance(down, TeacherDown) and "check the server" in str(down) and server.port == port
+
+
+def test_closing_does_not_wait_for_a_pause(rig):
+    async def scenario(teacher):
+        asked = [asyncio.create_task(teacher.ask(question(i))) for i in range(12)]
+        await asyncio.sleep(0.3)
+        began = asyncio.get_running_loop().time()
+        await teacher.close(wait=20)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(result, UserError) for result in results)
+        return asyncio.get_running_loop().time() - began
+
+    with FaultyServer(echo, Plan(["429_retry"] * 100, retry_after=60)) as server:
+        assert rig.run(server, scenario, concurrency=4) < 2 and len(server.log) == 4
+    with FaultyServer(echo, Plan(["500"] * 100)) as server:
+        assert rig.run(server, scenario, concurrency=4, backoff=60, backoff_cap=60) < 2

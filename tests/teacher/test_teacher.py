@@ -344,6 +344,28 @@ def test_no_key_is_one_line(rig, monkeypatch):
         rig.ask(server, question())
 
 
+def test_a_key_with_a_line_break_at_its_end_is_the_key(rig, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\r\n")
+    with FaultyServer(echo, key=KEY) as server:
+        assert texts(rig.ask(server, question())) == ["question 0"]
+
+
+@pytest.mark.parametrize("secret", ["sk-secret\nvalue", "sk-sécret-value", "sk-secret-\udcff"])
+def test_a_key_that_no_header_can_hold_is_one_line_without_it(rig, monkeypatch, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    with FaultyServer(echo) as server, pytest.raises(UserError, match="OPENAI_API_KEY is no key") as refused:
+        rig.ask(server, question())
+    assert "cret" not in str(refused.value) and not server.log
+
+
+def test_what_cannot_be_sent_ends_the_build_and_is_not_counted_as_lost(rig, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "an organisation\n")
+    with FaultyServer(echo) as server:
+        (down,) = rig.ask(server, question())
+        one_line(down, "cannot even be sent")
+        assert isinstance(down, TeacherDown) and rig.spending["extract"].lost == 0 and not server.log
+
+
 def test_an_unknown_model_is_one_line_with_those_there_are(rig):
     with FaultyServer(echo, model="big-teacher") as server:
         (down,) = rig.ask(server, question(), model="big-teachr")
@@ -366,7 +388,23 @@ def test_nobody_there_is_found_out_soon(rig):
     assert len(rig.said) == 1 and "tried again" in rig.said[0]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://user:pw@x/v1", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "ftp://user:pw@x/v1",
+        "/v1",
+        "http://[::1/v1",
+        "http://user:pw@localhost:abc/v1",
+        "http://localhost:99999/v1",
+        "http://a..b/v1",
+        "http://xn--a/v1",
+        f"http://{'a' * 64}.org/v1",
+        "http://localhost/v1\n",
+        "http://local host/v1",
+        "http://\udcff/v1",
+    ],
+)
 def test_no_url_is_one_line(rig, url):
     with FaultyServer(echo) as server, pytest.raises(UserError, match="no http") as refused:
         rig.ask(server, question(), base_url=url)

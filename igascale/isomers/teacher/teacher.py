@@ -124,7 +124,7 @@ class Teacher:
         self.retries: Counter[str] = Counter()
         self._under_way: dict[str, asyncio.Task[Answer]] = {}
         self._answered = 0  # by the server, in this process, usable or not
-        self._last_answer = 0.0
+        self._last_answer, self._silent_since = 0.0, -1
         # Whether it ever answered, asked like this: a way that has worked is not to blame for a request that does not.
         sampling = (settings.model, settings.temperature, settings.structured, settings.max_tokens)
         self._worked = f"worked {_hash(self.url, *sampling)}"
@@ -306,11 +306,11 @@ class Teacher:
         A request keeps its turn while it waits for another try, so that a server in trouble is asked by ever fewer; only "too many
         requests" gives it up, for then there are others to answer, and so does one that has waited in vain: then one asks for all.
         """
-        luck, outage = _Luck(self._answered), False
+        luck = _Luck(self._answered)
         while True:
-            async with self._probe if outage else nullcontext():
-                if outage and self._answered == luck.seen:
-                    await self._pause(luck.tries)
+            async with self._probe if self._outage else nullcontext():
+                if self._outage:
+                    await self._pause(max(luck.tries, self.settings.max_retries))
                 await self._limit.acquire()
                 try:
                     while True:
@@ -318,14 +318,14 @@ class Teacher:
                         try:
                             return await self._send_once(this)
                         except TurnedAway as away:
-                            outage = self._waits_for_the_end(this, away, luck)
+                            self._bear(this, away, luck)
                             if away.cause == "429":
                                 self._slow_down(away, sent_at)
-                                wait = not away.retry_after and not outage
+                                wait = not away.retry_after and not self._outage
                                 break
                             line = f"the teacher at {self.url}: {away.detail}; such failures are tried again"
                             self._say_once(away.cause, line)
-                            if outage:
+                            if self._outage:
                                 wait = False
                                 break
                         await self._pause(luck.tries)
@@ -397,8 +397,13 @@ class Teacher:
             raise
         self.spending.settled(ticket, spent)
 
-    def _waits_for_the_end(self, this: _Try, away: TurnedAway, luck: _Luck) -> bool:
-        """Note a failure; whether it is one of an outage, through which one request at a time is tried.
+    @property
+    def _outage(self) -> bool:
+        """Whether nobody was answered since a request used up its tries: then one asks at a time, and the others wait for that."""
+        return self._silent_since == self._answered
+
+    def _bear(self, this: _Try, away: TurnedAway, luck: _Luck) -> None:
+        """Note a failure, and whether it is one of an outage.
 
         Few tries where a server that never answered takes no connection (most likely a wrong URL: found out soon), and for a request
         that times out (each time may have been paid for).
@@ -417,12 +422,13 @@ class Teacher:
             if away.cause not in ("429", "connection"):
                 self.store.log_failure(self._tried(this.key), this.request.stage, "unavailable", away.detail)
             raise BadAnswer("unavailable", f"{luck.tries} tries: {away.detail}")
-        if luck.tries <= patience:
-            return False
+        if luck.tries <= patience and not self._outage:
+            return
         if self._answered and time.monotonic() - self._last_answer < self.settings.outage:
             line = f"the teacher at {self.url} answers nobody ({said}); one request at a time until it does, for {self.settings.outage / 60:.0f} minutes at most"
             self._say_once(f"outage {self._answered}", line)
-            return True
+            self._silent_since = self._answered
+            return
         where = (
             "check the server" if self._answered or self._known else "check the URL (OPENAI_BASE_URL) and the server"
         )
@@ -456,8 +462,8 @@ class Teacher:
         """What is recorded beside an answer."""
         return {
             "model": self.settings.model,
-            "temperature": self.settings.temperature,
-            "seed": this.seed,
+            "temperature": None if "temperature" in self._endpoint.left_out else self.settings.temperature,
+            "seed": None if "seed" in self._endpoint.left_out else this.seed,
             "sample": this.request.sample,
             "prompt_version": this.request.prompt_version,
             "served_by": reply.model,
