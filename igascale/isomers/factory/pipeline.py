@@ -312,7 +312,7 @@ class Pipeline:
         try:
             answer = await self.teacher.ask(Request(stage, system, user, REPLIES[stage], sample, prompt.version))
         except BadAnswer as error:
-            if error.reason == "unavailable":
+            if error.reason == "unavailable" and not error.declined:
                 raise Unavailable(f"{stage}: {error.detail}") from None
             return Issue(f"reply_{error.reason}", f"the answer could not be used ({error.reason}): {error.detail}")
         ledger.add(answer)
