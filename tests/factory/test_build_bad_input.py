@@ -341,6 +341,7 @@ def test_options_file(tmp_path, seeds, oracle):
         "alignment: 2\n": "'alignment': Input should be less than or equal to 1",
         "- a\n": "must hold keys and values",
         "seeds: a\nseeds: b\n": "twice",
+        "seeds: " + "[" * 2000: "not a configuration",
     }.items():
         config.write_text(text)
         with pytest.raises(UserError, match=words):
