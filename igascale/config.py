@@ -326,6 +326,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise UserError(f"no such configuration file: {path} ({error.strerror})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a configuration (brackets thousands deep)") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -15,7 +15,7 @@
 
 ``429`` (no Retry-After), ``429_retry`` (Retry-After: plan.retry_after), ``500``, ``503``, ``hang`` (until the client leaves or the server stops),
 ``cut`` (half of the body, then the connection is closed), ``cut_early`` (closed before any of it), ``truncated`` (half of the text, finish_reason stop),
-``length`` (half of the text, finish_reason length), ``schema`` (another object), ``prose`` (no JSON), ``empty``, ``filtered``, ``refusal``.
+``length`` (half of the text, finish_reason length), ``schema`` (another object), ``prose`` (no JSON), ``empty``, ``filtered``, ``refusal``, ``nothing`` (finish_reason error, no text and no tokens), ``no_choices`` (an empty list of choices).
 
 A plan is a list (``Plan(faults=["500", None, "hang"])``: by order of arrival, then none) or rates (drawn by ``seed`` from the request's
 content and how often that content was asked, so that they do not depend on the order of arrival), or both. Settings that hold for every request:
@@ -231,6 +231,8 @@ class FaultyServer:
             message["content"], finish = None, "content_filter"
         elif fault == "refusal":
             message |= {"content": None, "refusal": "I cannot help with that."}
+        elif fault == "nothing":
+            message["content"], finish, output = "", "error", 0
         prompt = sum(len(part["content"].split()) for part in body["messages"])
         return {
             "id": "chatcmpl-1",
@@ -238,7 +240,7 @@ class FaultyServer:
             "created": 0,
             "model": f"{self.model}-2026",
             "system_fingerprint": "fp_test",
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}] if fault != "no_choices" else [],
             "usage": {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output},
         }
 

@@ -81,6 +81,8 @@ def iter_seeds(path: str | Path, fields: SeedFields | None = None) -> Iterator[t
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one seed a line") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+            raise UserError(f"{where}: not JSON that can be read ({error}); one seed a line") from None
         yield number, seed_of(record, where, fields)
     if not number:
         raise UserError(f"{path}: no seeds in it; expected one JSON object a line (docs/factory.md)")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Measured on generated problems of all kinds (docs/leakage.md).
 THRESHOLD = 0.8
+#: Below it the index would need bands without end, to find pairs that have nothing to do with each other.
+LEAST_THRESHOLD = 0.05
 _WEIGHT = 2
 _RECALL = 0.995  # of the candidates, for a pair whose similarity is the threshold; more for a closer one
 _MOST_BANDS = 16  # memory and time grow with them
@@ -67,7 +69,7 @@ class NearDuplicates(Generic[Key]):
     less often. The same texts in the same order give the same matches everywhere. Holds about 5 kB a text (docs/leakage.md).
 
     Args:
-        threshold: least similarity, above 0 and at most 1.
+        threshold: least similarity, `LEAST_THRESHOLD` to 1.
         seed: of the hash functions that propose candidates.
 
     Raises:
@@ -75,8 +77,8 @@ class NearDuplicates(Generic[Key]):
     """
 
     def __init__(self, threshold: float = THRESHOLD, seed: int = 1) -> None:
-        if not 0.0 < threshold <= 1.0:
-            raise UserError(f"threshold must be above 0 and at most 1, not {threshold}")
+        if not LEAST_THRESHOLD <= threshold <= 1.0:
+            raise UserError(f"threshold must be at least {LEAST_THRESHOLD} and at most 1, not {threshold}")
         try:
             from datasketch import MinHashLSH
         except ImportError:

@@ -68,6 +68,8 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise UserError(f"{path}:{number}: not JSON that can be read ({error})") from None
     if not isinstance(record, dict):
         raise UserError(f"{path}:{number}: not a JSON object; the first line is one")
     return record

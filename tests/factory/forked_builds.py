@@ -1,4 +1,4 @@
-"""Starts `igascale data build` processes quickly: imports once, then forks one for each line of arguments (JSON) on stdin.
+"""Starts `igascale data build` processes quickly: imports once, then forks one for each line of key, log file and arguments (JSON) on stdin.
 
 Each child is a process of its own that runs the command line's main, as the console script does. Its pid, then its end, are said on stdout.
 """
@@ -27,6 +27,7 @@ def main() -> None:
         if pid == 0:
             log = os.open("/dev/null", os.O_RDWR)
             arguments = json.loads(line)
+            os.environ["OPENAI_API_KEY"] = arguments.pop(0)
             output = os.open(arguments.pop(0), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 0)
             os.dup2(output, 1)

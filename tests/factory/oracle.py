@@ -24,8 +24,10 @@ PLANTED = {
     "goalless": ("extract", "dag_goal"),
     "no_answer": ("instantiate", "answer_missing"),
     "forward": ("instantiate", "steps_invalid"),
+    "copied": ("instantiate", "copied"),
     "low": ("verify", "low_alignment"),
     "no": ("verify", "not_isomorphic"),
+    "elsewhere": ("verify", "wrong_domain"),
     "wrong": ("votes", "votes"),
     "steps": ("group", "step_counts"),
     "structure": ("group", "structure"),
@@ -55,6 +57,8 @@ class Oracle:
         elif user.startswith("First problem:\n"):
             parts = user.split("\n\n")
             stage, answer = "verify", self.verify(parts[1], parts[3])
+            told = re.search(r"^The field of life it must be set in: (.+)$", user, re.MULTILINE)[1]
+            assert told == self.by_problem[parts[3]][1].domain, "the verifier was told another domain"
         else:
             stage, answer = "solve", {"reasoning": "I did.", "answer": self.by_problem[user][1].answer}
         self.asked[stage] += 1
@@ -89,7 +93,10 @@ class Oracle:
         instance = next(i for i in group.instances if i.domain == domain)
         steps = [{"step": s, "depends_on": d} for s, d in zip(instance.cot.split("\n"), depends_on(group))]
         answer, last = instance.answer, domain == group.instances[-1].domain
+        problem = instance.problem
         match self.fault(group, again) if last else None:
+            case "copied":
+                problem = f"Consider this. {group.instances[0].problem}"
             case "no_answer":
                 answer = " "
             case "forward":
@@ -100,7 +107,7 @@ class Oracle:
                 steps.append({"step": "By the way.", "depends_on": []})
             case "wrong":
                 answer = "none of these"
-        return {"problem": instance.problem, "cot_solution": steps, "answer": answer, "alignment_score": 1.0}
+        return {"problem": problem, "cot_solution": steps, "answer": answer, "alignment_score": 1.0}
 
     def verify(self, seed: str, problem: str) -> dict:
         group, instance = self.by_problem[problem]
@@ -109,6 +116,7 @@ class Oracle:
             "dependencies_preserved": "yes",
             "same_step_count": "yes",
             "same_reasoning": "yes",
+            "in_domain": "yes",
             "alignment_score": 0.9 + 0.01 * group.instances.index(instance),
             "issues": [],
         }
@@ -116,6 +124,8 @@ class Oracle:
             match self.planted.get(group.id):
                 case "low":
                     verdict |= {"alignment_score": 0.84, "issues": ["A rule is missing."]}
+                case "elsewhere":
+                    verdict |= {"in_domain": "no", "issues": ["Nobody in it does that work."]}
                 case "no":
                     verdict |= {"same_reasoning": "no", "issues": ["Needs a case distinction."]}
         return verdict

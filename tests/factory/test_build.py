@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from igascale.isomers.factory.manifest import arithmetic
 from igascale.isomers.generator import generate
 from igascale.isomers.schema import read_groups
 from igascale.isomers.seeds import Seed, write_seeds
+from igascale.isomers.teacher.spending import BudgetSpent
 from igascale.isomers.teacher.store import Store
 
 from builds import FILES, build, contents, lines
@@ -115,7 +117,7 @@ def test_the_order_of_arrival_does_not_show(tmp_path, groups):
 
 def test_a_refused_answer_is_asked_for_again_with_the_reason(tmp_path, groups):
     """A teacher that heeds what it is told: everything but the verifier's own verdicts is mended."""
-    planted = {name: kind for name, kind in planted_in(groups).items() if kind not in ("low", "no")}
+    planted = {name: kind for name, kind in planted_in(groups).items() if kind not in ("low", "no", "elsewhere")}
     oracle = Oracle(groups[: len(PLANTED)], planted, mend_after=1)
     seeds = write(tmp_path / "seeds.jsonl", oracle)
     with FaultyServer(oracle) as server:
@@ -163,6 +165,54 @@ def test_other_gates_take_the_stored_answers(tmp_path, groups):
     assert "gates.alignment was 0.85, is 0.8" in told.text
 
 
+def test_retry_asks_again_for_what_could_not_be_used(tmp_path, groups):
+    """A server that answered with nothing for a while: what it spoilt is asked again, the rest is not."""
+    oracle = Oracle(groups[:4], {groups[3].id: "low"})
+    seeds, out = write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out"
+    spoilt = [groups[0].instances[0].problem, groups[1].instances[2].problem]
+    sick = True
+
+    def answer(messages, body):
+        lost = sick and any(problem in messages[-1]["content"] for problem in spoilt)
+        return "no JSON at all" if lost else oracle(messages, body)
+
+    with FaultyServer(answer) as server:
+        told = build(seeds, out, server, regenerate=0)
+        assert told.manifest["groups"] == 1
+        assert told.manifest["stages"][1]["rejected"] == {"reply_not_json": 1}
+        assert told.manifest["stages"][3]["rejected"] == {"reply_not_json": 1, "low_alignment": 1}
+        sick, asked = False, len(server.log)
+        build(seeds, out, server, regenerate=0)
+        assert len(server.log) == asked
+        told = build(seeds, out, server, regenerate=0, retry=("reply_not_json", "reply_schema"))
+        assert "--retry reply_not_json: 2 seeds were" in told.text
+        assert "warning: --retry reply_schema: 0 seeds were" in told.text
+        assert len(server.log) - asked == 9 + 1
+        assert told.manifest["groups"] == 3 and told.manifest["complete"]
+        after = contents(out)
+        build(seeds, out, server, regenerate=0)
+        assert contents(out) == after and len(server.log) == asked + 10
+
+
+def test_retry_gives_a_refused_telling_further_attempts(tmp_path, groups):
+    """The refused answers are stored, so only another attempt is another answer."""
+    oracle = Oracle(groups[:3], {groups[1].id: "no_answer"})
+    seeds, out = write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out"
+    options = {"regenerate": 1, "concurrency": 2}
+    with FaultyServer(oracle, Plan(latency=0.005)) as server:
+        assert build(seeds, out, server, **options).manifest["groups"] == 2
+        asked, before = len(server.log), contents(out)
+        oracle.planted.clear()
+        with pytest.raises(BudgetSpent):  # told, not verified
+            build(seeds, out, server, **options, retry=("answer_missing",), max_requests=asked + 1)
+        assert contents(out) == before  # the old outcome holds until there is another
+        told = build(seeds, out, server, **options, retry=("answer_missing",))
+        assert told.manifest["groups"] == 3 and len(server.log) == asked + 2
+        after = contents(out)
+        build(seeds, out, server, **options)
+        assert contents(out) == after and len(server.log) == asked + 2
+
+
 def test_preview_spends_on_three_groups_and_the_build_goes_on_from_them(tmp_path, groups):
     oracle = Oracle(groups[:12], {groups[1].id: "cycle"})
     seeds = write(tmp_path / "seeds.jsonl", oracle)
@@ -202,7 +252,7 @@ def test_a_group_that_retells_an_earlier_one_is_removed(tmp_path, groups):
     oracle.by_seed[twin] = groups[0]
     write_seeds(tmp_path / "seeds.jsonl", [*oracle.seeds(), Seed("twin", twin)])
     oracle.verify = lambda seed, problem: {
-        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning"), "yes"),
+        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning", "in_domain"), "yes"),
         "alignment_score": 0.9,
         "issues": [],
     }
@@ -270,6 +320,70 @@ def test_split_and_hashes(tmp_path, groups):
     assert told.manifest["teacher"]["answers"] == sum(answers.values()) == 30 * 9
 
 
+def test_kind_and_source_are_those_the_bank_has_now(tmp_path, groups):
+    """They decide no outcome, so a bank in which they were edited asks nothing; but the files say what it says."""
+    oracle = Oracle(groups[:3])
+    bank, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    with FaultyServer(oracle) as server:
+        write_seeds(bank, [replace(seed, source="old") for seed in oracle.seeds()])
+        build(bank, out, server)
+        asked = len(server.log)
+        for kind, source in (("algebra", "new/train"), (None, None)):
+            write_seeds(bank, [replace(seed, kind=kind, source=source) for seed in oracle.seeds()])
+            build(bank, out, server)
+            for group in read_groups(out / "groups.jsonl"):
+                assert (group.kind, group.meta.get("source")) == (kind, source)
+        rows = [{"nr": seed.id, "task": seed.problem, "subject": f"about {seed.id}"} for seed in oracle.seeds()]
+        bank.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        names = {"id_field": "nr", "problem_field": "task", "kind_field": "subject"}
+        shown = build(bank, out, server, **names, preview=1).result.groups
+        build(bank, out, server, **names)
+        assert len(server.log) == asked
+    built = read_groups(out / "groups.jsonl")
+    assert [group.kind for group in built] == [f"about {group.id}" for group in built]
+    assert shown[0].kind == built[0].kind
+
+
+def test_a_teacher_that_copies_the_seed_is_refused_before_it_is_verified(tmp_path, groups):
+    oracle = Oracle(groups[:1])
+    tell = oracle.instantiate
+    oracle.instantiate = lambda name, *rest: tell(name, *rest) | {"problem": groups[0].instances[0].problem}
+    with FaultyServer(oracle) as server:
+        told = build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, regenerate=0)
+    assert told.manifest["stages"][2]["rejected"] == {"copied": 1} and told.manifest["groups"] == 0
+    assert oracle.asked["verify"] == 1  # of the first telling: the bank's problem has a domain of its own
+    (line,) = lines(tmp_path / "out" / "rejected.jsonl")
+    assert line["domain"] == "medicine" and "repeats that of mathematics" in line["detail"]
+
+
+def test_the_verifier_sees_the_domain_and_what_each_step_uses(tmp_path, groups):
+    oracle = Oracle(groups[:1])
+    tell = oracle.instantiate
+
+    def wordy(*args):
+        told = tell(*args)
+        told["cot_solution"][0]["step"] = "First:\n\n" + told["cot_solution"][0]["step"]
+        return told
+
+    oracle.instantiate = wordy
+    with FaultyServer(oracle) as server:
+        build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server)
+        asked = [call.user for call in server.log if call.user.startswith("First problem")]
+    (group,) = read_groups(tmp_path / "out" / "groups.jsonl")
+    assert len(asked) == 4
+    for instance in group.instances:
+        (user,) = [text for text in asked if f"must be set in: {instance.domain}\n" in text]
+        solution = user.split("Its solution:\n\n")[1].split("\n\nThe field")[0].splitlines()
+        uses = [", ".join(map(str, used)) or "the problem alone" for used in depends_on(groups[0])]
+        # What was verified is what stands in the data, line for line.
+        steps = zip(instance.cot.split("\n"), uses, strict=True)
+        assert solution == [
+            *(f"{number}. {step} (uses {used})" for number, (step, used) in enumerate(steps, start=1)),
+            f"Answer: {instance.answer}",
+        ]
+        assert instance.cot.startswith("First: ")
+
+
 def test_the_papers_arithmetic():
     paper = arithmetic(50_000, 0.78, 4, 0.2)
     assert paper == {
@@ -294,8 +408,6 @@ def test_costs_are_those_of_the_answers(tmp_path, groups):
 
 
 def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path, groups):
-    from igascale.isomers.teacher.spending import BudgetSpent
-
     oracle = Oracle(groups[:10])
     seeds = write(tmp_path / "seeds.jsonl", oracle)
     with FaultyServer(oracle) as server:

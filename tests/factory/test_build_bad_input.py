@@ -79,6 +79,8 @@ def test_wrong_url_and_unknown_model(tmp_path, seeds, oracle):
         ('{"problem": ["p"]}', ":2: field 'problem' must be text, not list"),
         ('{"problem": "p", "meta": 3}', ":2: field 'meta' must be an object"),
         ('{"problem": "\\ud800"}', ":2: field 'problem' holds half of a surrogate pair"),
+        ("[" * 100_000, ":2: not JSON that can be read"),
+        ('{"problem": "p", "id": ' + "7" * 5000 + "}", ":2: not JSON that can be read"),
         ('{"id": "first", "problem": "another"}', ":2: id 'first' is already .*:1, with another problem"),
     ],
 )
@@ -111,6 +113,17 @@ def test_no_seeds(tmp_path):
         ),
         ("domain:\n  - {name: law, description: a}\n", ":1: 'domain' is not a known key"),
         ("domains:\n  - {name: 7, description: a}\n", ":2: a domain's name must be text"),
+        (
+            "domains:\n  - {name: law, description: a}\n  - {name: a/law, description: b}\n",
+            ":3: domain 'a/law': a name is one line without '/'",
+        ),
+        (
+            "domains:\n  - {name: law, description: a}\n  - {name: art, description: b, description: c}\n",
+            ":3: 'description' is there twice",
+        ),
+        ("domains: [a]\ndomains: [b]\n", ":2: 'domains' is there twice"),
+        ('domains:\n  - {name: "l\\uD800w", description: a}\n', ":2: a domain's name holds half of a surrogate pair"),
+        ("domains: " + "[" * 2000, ": not a domains file"),
         ("domains: [\n", ":2: not valid YAML"),
         ("", ":1: expected 'domains:'"),
     ],
@@ -150,6 +163,41 @@ def test_defaults_are_not_written_over(tmp_path):
         write_defaults(tmp_path)
 
 
+def test_defaults_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for place in (tmp_path / "file", tmp_path / "file" / "x", Path("/proc/x")):
+        done = CliRunner().invoke(main, ["data", "build", "--write-defaults", str(place)])
+        assert done.exit_code == 2 and "cannot be written to" in done.output, done.output
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_benchmark_files(tmp_path, seeds):
+    refused("missing.jsonl: cannot read this file of texts", seeds, tmp_path / "out", decontaminate="missing.jsonl")
+    refused("cannot read this file of texts", seeds, tmp_path / "out", decontaminate=str(tmp_path))
+    (tmp_path / "b.jsonl").write_text('{"problem": "p"}\n{"problem": ' + "[" * 100_000 + "\n")
+    refused("b.jsonl:2: not JSON that can be read", seeds, tmp_path / "out", decontaminate=str(tmp_path / "b.jsonl"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_recipe_that_comes_to_nothing_leaves_the_folder_what_it_was(tmp_path, seeds, oracle):
+    """build.json says what the files are made of, and they are the old ones."""
+    out = tmp_path / "out"
+    with FaultyServer(oracle) as server:
+        build(seeds, out, server)
+        before, claim = contents(out), (out / "build.json").read_text()
+        with pytest.raises(UserError, match="does not answer"):
+            build(
+                seeds, out, base_url="http://127.0.0.1:9/v1", temperature=0.1, allow_change=True, max_retries=0
+            )  # nobody listens there
+        assert contents(out) == before and (out / "build.json").read_text() == claim
+        build(seeds, out, server)  # the old recipe needs no --allow-change
+        refused("temperature was 0.7, is 0.1", seeds, out, server, temperature=0.1)
+        build(seeds, out, server, temperature=0.1, allow_change=True)
+        build(seeds, out, server, temperature=0.1)
+    assert '"temperature": 0.1' in (out / "build.json").read_text()
+    assert json.loads((out / "manifest.json").read_text())["recipe"]["temperature"] == 0.1
+
+
 def test_a_folder_of_something_else(tmp_path, seeds, oracle):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
@@ -178,7 +226,7 @@ def test_an_edited_prompt_is_another_recipe(tmp_path, seeds, oracle):
         build(seeds, tmp_path / "out", server, prompts=str(prompts))
         path = prompts / "verify.md"
         path.write_text(path.read_text().replace("trust neither", "trust none"))
-        refused("prompts.verify was 1-.*, is 1-", seeds, tmp_path / "out", server, prompts=str(prompts))
+        refused(r"prompts\.verify was 2-.*, is 2-", seeds, tmp_path / "out", server, prompts=str(prompts))
         asked = len(server.log)
         told = build(seeds, tmp_path / "out", server, prompts=str(prompts), allow_change=True)
         assert all("trust none" in call.system for call in server.log[asked:])
@@ -293,6 +341,7 @@ def test_options_file(tmp_path, seeds, oracle):
         "alignment: 2\n": "'alignment': Input should be less than or equal to 1",
         "- a\n": "must hold keys and values",
         "seeds: a\nseeds: b\n": "twice",
+        "seeds: " + "[" * 2000: "not a configuration",
     }.items():
         config.write_text(text)
         with pytest.raises(UserError, match=words):

@@ -32,7 +32,7 @@ SAID = {
         "alignment_score": 1.0,
     },
     "verify": {
-        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning"), "yes"),
+        **dict.fromkeys(("dependencies_preserved", "same_step_count", "same_reasoning", "in_domain"), "yes"),
         "alignment_score": 0.95,
         "issues": [],
     },
@@ -51,7 +51,10 @@ class Instant:
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(0)
         self.under_way -= 1
-        value = REPLIES[request.stage].model_validate(SAID[request.stage])
+        said = SAID[request.stage]
+        if request.stage == "instantiate":  # two domains, two stories
+            said = said | {"problem": said["problem"] + (" in court" if "courts" in request.user else " in a lab")}
+        value = REPLIES[request.stage].model_validate(said)
         return Answer(value, "", False, "", 10, 10)
 
 

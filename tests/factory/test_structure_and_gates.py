@@ -2,13 +2,19 @@
 
 import itertools
 import random
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from igascale.isomers.factory import gates as gates_module
 from igascale.isomers.factory.gates import (
+    REASONS,
     GateSettings,
+    check_copies,
     check_dag,
     check_group,
     check_telling,
@@ -17,6 +23,8 @@ from igascale.isomers.factory.gates import (
 )
 from igascale.isomers.factory.replies import ExtractReply, InstantiateReply, VerifyReply
 from igascale.isomers.factory.structure import describe, first_fault, reduced, same_structure
+from igascale.isomers.generator import generate
+from igascale.isomers.kinds import ALL_KINDS
 
 
 @st.composite
@@ -171,7 +179,7 @@ def test_tellings(reply, reason):
 
 
 def verdict(score=0.85, **answers):
-    asked = ("dependencies_preserved", "same_step_count", "same_reasoning")
+    asked = ("dependencies_preserved", "same_step_count", "same_reasoning", "in_domain")
     return VerifyReply.model_validate({**dict.fromkeys(asked, "yes"), "alignment_score": score, "issues": []} | answers)
 
 
@@ -184,6 +192,45 @@ def test_verdicts():
     issue = check_verdict(verdict(1.0, same_step_count="No.", issues=["one more"]), gates)
     assert issue.reason == "not_isomorphic" and issue.detail.endswith("same number of steps: one more")
     assert check_verdict(verdict(1.0, same_reasoning=True), gates) is None
+
+
+@pytest.mark.parametrize("score", [True, "1", "0.9", None])
+def test_a_score_is_a_number(score):
+    with pytest.raises(ValidationError, match="alignment_score"):
+        verdict(score)
+
+
+def test_a_telling_of_another_domain():
+    issue = check_verdict(verdict(1.0, in_domain="no", issues=["It is all about sets."]), GateSettings())
+    assert issue.reason == "wrong_domain" and "all about sets" in issue.detail
+
+
+def test_generated_tellings_are_no_copies():
+    """Their sentences differ in a noun or two; and a copy is one whatever is put around it or changed in its numbers."""
+    for group in generate(15 * 20, seed=8, kinds=tuple(ALL_KINDS)):
+        problems = {instance.domain: instance.problem for instance in group.instances}
+        assert check_copies({}, problems) == {}, group.kind
+        first, *others = problems
+        assert check_copies({first: problems[first]}, {name: problems[name] for name in others}) == {}
+        for copy in (
+            problems[first].upper(),
+            f"Consider this. {problems[first]}",
+            " ".join(reversed(problems[first].split(". "))),
+            re.sub(r"\d+", "4711", problems[first]),
+        ):
+            found = check_copies(problems, {"art": copy})
+            assert found["art"].reason == "copied" and f"repeats that of {first}" in found["art"].detail, copy
+
+
+def test_copies_of_long_and_of_terse_tellings():
+    words = [f"word{'abcdefghij'[n // 10]}{'abcdefghij'[n % 10]}" for n in range(100)]
+    long, changed = " ".join(words), " ".join(["another", *words[1:]])
+    assert list(check_copies({"law": long}, {"science": changed})) == ["science"]
+    assert check_copies({"law": long}, {"science": " ".join(["other", "words", "here", "now", *words[5:]])}) == {}
+    # A problem of mathematics may have hardly a word, and these in common with others.
+    assert check_copies({"mathematics": "Find x: 3x + 4 = 10."}, {"law": "Find the fee that the court asks for."}) == {}
+    assert check_copies({"mathematics": "3 + 4 = ?"}, {"law": "Find the fee."}) == {}
+    assert check_copies({"a": "3 + 4 = ?"}, {"b": "3+4=?", "c": "5 + 4 = ?"}).keys() == {"b"}
 
 
 def test_votes_need_more_than_half():
@@ -207,3 +254,8 @@ def test_groups():
     assert list(check_group(chain | {"a": fork}, gates)) == ["a"]
     assert list(check_group({"a": chain["a"], "b": fork}, gates)) == ["b"]  # a draw: the earlier domain is the measure
     assert check_group(chain | {"a": fork}, GateSettings(same_structure=False)) == {}
+
+
+def test_every_reason_is_listed():
+    code = Path(gates_module.__file__).read_text()
+    assert set(re.findall(r'Issue\(\s*"(\w+)"', code)) == set(REASONS)

@@ -110,9 +110,9 @@ def test_matches_are_sorted_and_keys_may_repeat():
     assert len(near) == 4
 
 
-@pytest.mark.parametrize("threshold", [0.0, -1, 1.5])
+@pytest.mark.parametrize("threshold", [0.0, 0.0001, -1, 1.5])
 def test_threshold_is_checked(threshold):
-    with pytest.raises(UserError, match="threshold must be above 0"):
+    with pytest.raises(UserError, match=r"threshold must be at least 0\.05"):
         NearDuplicates(threshold)
 
 

@@ -95,6 +95,37 @@ def test_outcomes_are_counted_and_streamed_in_order_while_being_written(path):
         assert list(store.undecided(["s0001", "new", "s0600", "s0599"], "r")) == ["new", "s0600"]
 
 
+def test_rejections_are_forgotten_by_reason_with_the_attempts_behind_them(path):
+    with Store.open(path) as store:
+        for seed, recipe, status, reason in (
+            ("a", "r", "rejected", "reply_empty"),
+            ("b", "r", "rejected", "votes"),
+            ("c", "r", "accepted", ""),
+            ("d", "r", "rejected", "reply_refused"),
+            ("a", "other", "rejected", "reply_empty"),
+        ):
+            store.put_outcome(seed, recipe, status, reason, "extract", "{}")
+        for key, reason in (("k1", "empty"), ("k1", "schema"), ("k2", "schema"), ("k3", "declined: refused")):
+            store.log_failure(key, "extract", reason, "", 100, Spent(1, unusable=1))
+        assert store.forget([], "r") == 0 == store.forget(["reply_schema"], "r") and len(store.failures("k1")) == 2
+        assert store.forget(["reply_empty", "votes"], "r") == 2
+        assert [outcome.seed_id for outcome in store.iter_outcomes("r")] == ["c", "d"]
+        assert store.get_outcome("a", "other") is not None
+        assert store.failures("k1") == [] and store.failures("k2") and store.failures("k3")
+        assert store.forget({"reply_refused"}, "r") == 1 and store.failures("k3") == []
+        assert store.spending()["extract"].unusable == 4
+
+
+def test_forgetting_is_all_or_nothing(path):
+    with Store.open(path) as store:
+        store.put_outcome("a", "r", "rejected", "reply_empty", "extract", "{}")
+        store.log_failure("k", "extract", "empty", "")
+        store._db.execute("CREATE TRIGGER t BEFORE DELETE ON failures BEGIN SELECT RAISE(ABORT, 'no'); END")
+        with pytest.raises(UserError, match=r"store\.sqlite: no"):
+            store.forget(["reply_empty"], "r")
+        assert store.get_outcome("a", "r") is not None
+
+
 def test_a_second_builder_is_refused_and_told_who_builds(path):
     hold = (
         "import sys; from igascale.isomers.teacher.store import Store\n"

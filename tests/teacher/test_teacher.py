@@ -8,30 +8,15 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from igascale.errors import TRY_AGAIN, UserError
 from igascale.isomers.teacher.endpoint import _retry_after
 from igascale.isomers.teacher.request import Request, key_of, reply_schema
 from igascale.isomers.teacher.store import Store
-from igascale.isomers.teacher.teacher import Answer, BadAnswer, BudgetSpent, Teacher, TeacherDown, TeacherSettings
+from igascale.isomers.teacher.teacher import Answer, BadAnswer, BudgetSpent, TeacherDown, TeacherSettings
 
 from faulty_server import Fail, FaultyServer, Plan
-
-KEY = "sk-very-secret-0815"
-
-
-class Reply(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    answer: str
-
-
-def echo(messages, body):
-    return json.dumps({"answer": messages[-1]["content"]})
-
-
-def question(i=0, stage="extract", **changes):
-    return Request(stage, "Answer.", f"question {i}", Reply, **changes)
+from teacher_rig import KEY, Reply, Rig, echo, one_line, question, texts
 
 
 @pytest.fixture(autouse=True)
@@ -44,50 +29,6 @@ def key(monkeypatch):
 @pytest.fixture
 def rig(tmp_path):
     return Rig(tmp_path / "store.sqlite")
-
-
-class Rig:
-    """Runs a scenario with a new teacher on the same store."""
-
-    def __init__(self, path):
-        self.path, self.said = path, []
-
-    def ask(self, server, *requests, **settings):
-        """Answers and exceptions, in the order of the requests, which are asked at once."""
-        return self.run(
-            server, lambda teacher: asyncio.gather(*map(teacher.ask, requests), return_exceptions=True), **settings
-        )
-
-    def run(self, server, scenario, full_disk=False, **settings):
-        quick = {
-            "model": server.model,
-            "base_url": server.url,
-            "timeout": 20,
-            "backoff": 0.02,
-            "backoff_cap": 0.1,
-            "concurrency": 8,
-        }
-
-        async def main():
-            with Store.open(self.path) as store:
-                self.teacher = teacher = Teacher(TeacherSettings(**(quick | settings)), store, self.said.append)
-                try:
-                    return await asyncio.wait_for(scenario(teacher), 30)
-                finally:
-                    await teacher.close()
-                    assert teacher.in_flight == 0
-                    self.spending, self.failures = store.spending(), store.count_failures()
-                    self.answers = store.count_answers()
-                    self.unsettled = store._db.execute("SELECT count(*) FROM sent").fetchone()[0]
-
-        self.said.clear()
-        result = asyncio.run(main())
-        assert full_disk or not self.unsettled
-        return result
-
-
-def texts(answers):
-    return [answer.value.answer if isinstance(answer, Answer) else answer for answer in answers]
 
 
 def test_an_answer_is_had_once_and_kept(rig):
@@ -162,6 +103,41 @@ def test_what_may_pass_is_tried_again(rig, fault):
     assert rig.teacher.retries == {cause: 2} and rig.failures == {("extract", cause): 3}
     assert (spent.requests, spent.answers, spent.unusable) == (5, 2, 0)
     assert (spent.lost, spent.refused) == ((3, 0) if cause in ("timeout", "cut") else (0, 3))
+
+
+@pytest.mark.parametrize("fault", ["nothing", "no_choices"])
+def test_a_server_in_trouble_that_says_200_is_waited_for_and_no_attempt_is_used_up(rig, fault):
+    with FaultyServer(echo, Plan([fault] * 5)) as server:
+        assert texts(rig.ask(server, question(), attempts=1)) == ["question 0"]
+        assert len(server.log) == 6 and len({call.body["seed"] for call in server.log}) == 1
+    assert rig.teacher.retries == {"5xx": 5} and rig.spending["extract"].unusable == 0
+
+
+def test_another_way_of_asking_or_another_server_has_attempts_of_its_own(rig):
+    def answerer(messages, body):
+        return echo(messages, body) if "JSON schema" in messages[0]["content"] else "prose"
+
+    with FaultyServer(answerer) as server:
+        for _ in range(2):
+            (bad,) = rig.ask(server, question(), attempts=1)
+            assert bad.reason == "not_json" and len(server.log) == 1
+        assert texts(rig.ask(server, question(), attempts=1, structured="none")) == ["question 0"]
+    with FaultyServer(lambda messages, body: "prose") as server, FaultyServer(echo) as mended:
+        assert rig.ask(server, question(1), attempts=1)[0].reason == "not_json"
+        assert texts(rig.ask(mended, question(1), attempts=1)) == ["question 1"]
+
+
+def test_attempts_that_are_forgotten_are_made_again(rig):
+    with FaultyServer(lambda messages, body: "prose") as server:
+        (bad,) = rig.ask(server, question(), attempts=1)
+        with Store.open(rig.path) as store:
+            store.put_outcome("seed", "recipe", "rejected", f"reply_{bad.reason}", "extract", "{}")
+        server.answerer = echo
+        assert rig.ask(server, question(), attempts=1)[0].reason == bad.reason
+        with Store.open(rig.path) as store:
+            assert store.forget(["reply_schema"], "recipe") == 0 == store.forget([f"reply_{bad.reason}"], "other")
+            assert store.forget([f"reply_{bad.reason}"], "recipe") == 1
+        assert texts(rig.ask(server, question(), attempts=1)) == ["question 0"]
 
 
 UNUSABLE = {
@@ -348,13 +324,6 @@ def test_a_wait_of_hours_is_not_waited_for(rig):
 # What no retry mends
 
 
-def one_line(error, *words):
-    assert isinstance(error, UserError), error
-    for word in words:
-        assert word in str(error)
-    assert "\n" not in str(error) and KEY not in str(error)
-
-
 def test_a_wrong_key_is_one_line_without_the_key(rig):
     with FaultyServer(echo, key="another") as server:
         for down in rig.ask(server, *map(question, range(20)), concurrency=4):
@@ -373,6 +342,28 @@ def test_no_key_is_one_line(rig, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with FaultyServer(echo) as server, pytest.raises(UserError, match=r"set OPENAI_API_KEY \(any word"):
         rig.ask(server, question())
+
+
+def test_a_key_with_a_line_break_at_its_end_is_the_key(rig, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\r\n")
+    with FaultyServer(echo, key=KEY) as server:
+        assert texts(rig.ask(server, question())) == ["question 0"]
+
+
+@pytest.mark.parametrize("secret", ["sk-secret\nvalue", "sk-sécret-value", "sk-secret-\udcff"])
+def test_a_key_that_no_header_can_hold_is_one_line_without_it(rig, monkeypatch, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    with FaultyServer(echo) as server, pytest.raises(UserError, match="OPENAI_API_KEY is no key") as refused:
+        rig.ask(server, question())
+    assert "cret" not in str(refused.value) and not server.log
+
+
+def test_what_cannot_be_sent_ends_the_build_and_is_not_counted_as_lost(rig, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "an organisation\n")
+    with FaultyServer(echo) as server:
+        (down,) = rig.ask(server, question())
+        one_line(down, "cannot even be sent")
+        assert isinstance(down, TeacherDown) and rig.spending["extract"].lost == 0 and not server.log
 
 
 def test_an_unknown_model_is_one_line_with_those_there_are(rig):
@@ -397,7 +388,23 @@ def test_nobody_there_is_found_out_soon(rig):
     assert len(rig.said) == 1 and "tried again" in rig.said[0]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://user:pw@x/v1", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "ftp://user:pw@x/v1",
+        "/v1",
+        "http://[::1/v1",
+        "http://user:pw@localhost:abc/v1",
+        "http://localhost:99999/v1",
+        "http://a..b/v1",
+        "http://xn--a/v1",
+        f"http://{'a' * 64}.org/v1",
+        "http://localhost/v1\n",
+        "http://local host/v1",
+        "http://\udcff/v1",
+    ],
+)
 def test_no_url_is_one_line(rig, url):
     with FaultyServer(echo) as server, pytest.raises(UserError, match="no http") as refused:
         rig.ask(server, question(), base_url=url)
@@ -406,7 +413,7 @@ def test_no_url_is_one_line(rig, url):
 
 def test_a_server_that_stops_for_good_stops_the_build(rig):
     with FaultyServer(echo, Plan([None] * 5 + ["500"] * 1000)) as server:
-        answers = rig.ask(server, *map(question, range(40)), max_retries=3)
+        answers = rig.ask(server, *map(question, range(40)), max_retries=3, outage=0)
         assert sum(isinstance(answer, Answer) for answer in answers) == 5
         downs = [answer for answer in answers if not isinstance(answer, Answer)]
         assert all(isinstance(down, TeacherDown) for down in downs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from igascale.isomers.factory.pipeline import ACCEPTED, Outcome, Pipeline, Unavailable
@@ -32,6 +32,7 @@ async def decide_all(
     window: int,
     watch: Watches,
     enough: int | None = None,
+    retry: Collection[str] = (),
 ) -> None:
     """Take every seed to its outcome and store that.
 
@@ -42,6 +43,8 @@ async def decide_all(
         window: seeds under way at once.
         watch: told of each.
         enough: begin no more seeds once so many are accepted.
+        retry: reasons; seeds that were rejected for one are given as many attempts once more. Until they have another outcome
+            they keep the old one.
 
     Raises:
         UserError: the teacher or the store cannot go on. Seeds under way are left, their answers are kept.
@@ -49,9 +52,9 @@ async def decide_all(
     running: set[asyncio.Task[str | None]] = set()
     accepted = 0
 
-    async def decide(seed: Seed) -> str | None:
+    async def decide(seed: Seed, attempts: int) -> str | None:
         try:
-            outcome = await pipeline.run(seed)
+            outcome = await pipeline.run(seed, attempts)
         except Unavailable as error:
             watch.unavailable(seed.id, str(error))
             return None
@@ -72,6 +75,10 @@ async def decide_all(
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
             known = store.get_outcome(outcome_id(seed), pipeline.recipe)
+            attempts = pipeline.attempts
+            if known is not None and known.status != ACCEPTED and known.reason in retry:
+                attempts += json.loads(known.record).get("attempts", pipeline.attempts)
+                known = None
             if known is not None:
                 watch.outcome(known.status, known.stage, known.reason, known=True)
                 accepted += known.status == ACCEPTED
@@ -80,7 +87,7 @@ async def decide_all(
             if enough is not None and accepted >= enough:
                 break
             if known is None:
-                running.add(asyncio.create_task(decide(seed)))
+                running.add(asyncio.create_task(decide(seed, attempts)))
         while running:
             await settle()
     finally:

@@ -92,7 +92,7 @@ class Assembly:
                 continue
             record = json.loads(outcome.record)
             if outcome.status == ACCEPTED:
-                yield seed, None, record
+                yield seed, None, record | {"group": as_in_the_bank(record["group"], seed)}
                 continue
             why = {key: record[key] for key in ("detail", "domain", "draft") if record.get(key) is not None}
             yield seed, {"stage": outcome.stage, "reason": outcome.reason, **why}, record
@@ -102,6 +102,13 @@ class Assembly:
         for _, rejection, record in self._outcomes():
             if rejection is None and record is not None:
                 yield from ((instance["id"], instance["problem"]) for instance in record["group"]["instances"])
+
+
+def as_in_the_bank(group: Mapping[str, Any], seed: Seed) -> dict[str, Any]:
+    """An outcome's group with what the bank says of its seed now: kind and source decide no outcome, and may be edited."""
+    kind = {} if seed.kind is None else {"kind": seed.kind}
+    meta = group["meta"] | ({} if seed.source is None else {"source": seed.source})
+    return {"id": group["id"], "seed_id": group["seed_id"], **kind, **group, "meta": meta}
 
 
 def _ties(near: float) -> tuple[float, bool]:

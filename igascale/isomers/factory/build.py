@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,11 @@ from rich.console import Console
 
 from igascale.errors import TRY_AGAIN, UserError
 from igascale.isomers.factory.asking import decide_all
-from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, proof
+from igascale.isomers.factory.assemble import GROUPS, REJECTED, TRAIN, VALIDATION, Assembly, as_in_the_bank, proof
 from igascale.isomers.factory.card import card
 from igascale.isomers.factory.decontaminate import Benchmarks
 from igascale.isomers.factory.domains import load_domains
-from igascale.isomers.factory.folder import Folder, Writing, disk_errors
+from igascale.isomers.factory.folder import CLAIM, MANIFEST, Folder, Writing, claim_text, disk_errors
 from igascale.isomers.factory.manifest import Tally, mean, paper, projection, said
 from igascale.isomers.factory.options import BuildOptions
 from igascale.isomers.factory.pipeline import ACCEPTED, Pipeline
@@ -80,7 +80,7 @@ class Build:
             **{name: getattr(options, name) for name in TeacherSettings.__dataclass_fields__ if hasattr(options, name)}
         )
         self.benchmarks = Benchmarks(options.decontaminate, options.ngram)
-        self.benchmarks.check_names()
+        self.benchmarks.check_files()
         bank = Bank(options.seeds, options.seed_fields, options.split)
         self._bank_stamp = bank.stamp()
         self.survey: Survey = survey(bank, options.limit, options.near_duplicates, self.benchmarks, self.folder.survey)
@@ -103,8 +103,9 @@ class Build:
                 self.survey.save(self.folder.survey)
             ended: UserError | None = None
             if not options.offline:
+                retry = self._retry(store)
                 try:
-                    ended = asyncio.run(self._ask(store))
+                    ended = asyncio.run(self._ask(store, retry))
                 except BudgetSpent as error:
                     ended = error
             for path in self.prompts.edited():
@@ -122,7 +123,7 @@ class Build:
             raise ended
         return result
 
-    async def _ask(self, store: Store) -> UserError | None:
+    async def _ask(self, store: Store, retry: Sequence[str]) -> UserError | None:
         """Every seed through the pipeline; returns why some are left for another run, if so."""
         options = self.options
         tries = _PREVIEW_TRIES * options.preview if options.preview else self.survey.total
@@ -133,7 +134,7 @@ class Build:
             seeds, window, enough = self.survey.taken(), options.concurrency, options.preview
             if enough:
                 seeds, window = itertools.islice(seeds, tries), enough
-            deciding = asyncio.ensure_future(decide_all(pipeline, store, seeds, window, progress, enough))
+            deciding = asyncio.ensure_future(decide_all(pipeline, store, seeds, window, progress, enough, retry))
             ticking = asyncio.ensure_future(_every(_TICK, progress.tick))
             signals = _Signals(deciding)
             try:
@@ -168,17 +169,31 @@ class Build:
             return failed
         return None
 
+    def _retry(self, store: Store) -> list[str]:
+        """Make room for what is asked again; returns the reasons that take further attempts.
+
+        Unusable answers are not kept, so the same attempts are made anew once their failures are forgotten. Usable ones that
+        a gate refused are kept, and asking the same would find them: those seeds get attempts of their own.
+        """
+        reasons = list(dict.fromkeys(self.options.retry))
+        counts = dict.fromkeys(reasons, 0)
+        for (status, _, reason), count in store.count_outcomes(self.recipe.id).items():
+            if status != ACCEPTED and reason in counts:
+                counts[reason] += count
+        for reason, count in counts.items():
+            self._say(f"{'' if count else 'warning: '}--retry {reason}: {count} seeds were rejected for it")
+        if unusable := [reason for reason in reasons if reason.startswith("reply_")]:
+            store.forget(unusable, self.recipe.id)
+        return [reason for reason in reasons if reason not in unusable]
+
     def _preview(self, store: Store) -> Result:
         """The first accepted groups in the order of the bank."""
         wanted = self.options.preview or 0
-        outcomes = (
-            store.get_outcome(outcome_id(seed), self.recipe.id)
-            for seed in itertools.islice(self.survey.taken(), _PREVIEW_TRIES * wanted)
-        )
-        accepted = (outcome for outcome in outcomes if outcome is not None and outcome.status == ACCEPTED)
-        groups = [
-            group_of(json.loads(one.record)["group"], f"{store.path}") for one in itertools.islice(accepted, wanted)
-        ]
+        groups: list[IsomerGroup] = []
+        for seed in itertools.islice(self.survey.taken(), _PREVIEW_TRIES * wanted):
+            outcome = store.get_outcome(outcome_id(seed), self.recipe.id)
+            if outcome is not None and outcome.status == ACCEPTED and len(groups) < wanted:
+                groups.append(group_of(as_in_the_bank(json.loads(outcome.record)["group"], seed), f"{store.path}"))
         return Result(groups=tuple(groups))
 
     def _write(self, store: Store) -> dict[str, Any]:
@@ -202,7 +217,8 @@ class Build:
             manifest = self._manifest(tally, files[VALIDATION].lines, files.finish())
             manifest["split"]["proof"] = proof(files, options.near_duplicates)
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            files.commit({"README.md": card(manifest), "manifest.json": text})
+            claim = claim_text(self._about_bank(), self.recipe)
+            files.commit({"README.md": card(manifest), CLAIM: claim, MANIFEST: text})
         self._tell_result(manifest)
         return manifest
 

@@ -28,16 +28,18 @@ class Benchmarks:
     ngram: int = N
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def check_names(self) -> None:
-        """Two files of one name could not be told apart in a report.
+    def check_files(self) -> None:
+        """They are there and begin like texts; and two of one name could not be told apart in a report.
 
         Raises:
-            UserError: names it.
+            UserError: names the file.
         """
         names = [Path(path).name for path in self.paths]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"--decontaminate: two files are called {name}; rename one")
+        for path in self.paths:
+            next(read_texts(path, solutions=False))
 
     def overlaps(self, what: str, texts: Iterable[tuple[str, str]]) -> Mapping[str, str]:
         """The ids of the texts that overlap, each with what it shares.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def load_domains(path: str | Path | None = None) -> tuple[Domain, ...]:
         raise UserError(f"{path}: cannot read this domains file ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a domains file (brackets thousands deep)") from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise UserError(f"{path}:{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -60,6 +63,8 @@ class _Reader:
         for key, _ in root.value:
             if key.value != "domains":
                 self.fail(key, f"'{key.value}' is not a known key; the file has one, 'domains'")
+        if len(root.value) > 1:
+            self.fail(root.value[1][0], "'domains' is there twice")
         listed = next((value for _, value in root.value), None)
         if not isinstance(listed, yaml.SequenceNode):
             self.fail(listed or root, "'domains' must be a list of name and description")
@@ -80,10 +85,15 @@ class _Reader:
         for key, value in item.value:
             if key.value not in _KEYS:
                 self.fail(key, f"'{key.value}' is not a known key of a domain" + did_you_mean(str(key.value), _KEYS))
+            if key.value in nodes:
+                self.fail(key, f"'{key.value}' is there twice")
             nodes[key.value] = value
         if "name" not in nodes:
             self.fail(item, "a domain has no name")
         name = self.text(nodes["name"], "a domain's name")
+        if "/" in name or any(character.isspace() and character != " " for character in name):
+            # Ids are "{seed id}/{domain}": with a slash two seeds could come to one.
+            self.fail(nodes["name"], f"domain '{name}': a name is one line without '/'; it becomes a part of ids")
         if "description" not in nodes:
             self.fail(item, f"domain '{name}' has no description; say in a sentence or two what it covers")
         description = self.text(nodes["description"], f"domain '{name}': description")
@@ -102,6 +112,8 @@ class _Reader:
             self.fail(node, f"{what} is empty" if empty else f"{what} must be text; put it in quotes")
         if not value.strip():
             self.fail(node, f"{what} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail(node, f"{what} holds half of a surrogate pair, which is not text")
         return str(value).strip()
 
     def fail(self, node: yaml.Node | None, problem: str) -> NoReturn:
@@ -113,7 +125,7 @@ def write_defaults(folder: str | Path) -> list[Path]:
     """Copy the packaged domains file and prompts into a folder, to edit them.
 
     Raises:
-        UserError: one of the files exists already.
+        UserError: one of the files exists already, or they cannot be written.
     """
     from igascale.isomers.factory import prompts
 
@@ -121,9 +133,14 @@ def write_defaults(folder: str | Path) -> list[Path]:
     sources = {out / "domains.yaml": PACKAGED}
     sources |= {out / "prompts" / path.name: path for path in sorted(prompts.PACKAGED.glob("*.md"))}
     for target in sources:
-        if target.exists():
+        if os.path.lexists(target):
             raise UserError(f"{target}: already exists; choose another folder, what you edited stays as it is")
-    (out / "prompts").mkdir(parents=True, exist_ok=True)
-    for target, source in sources.items():
-        shutil.copyfile(source, target)
+    try:
+        (out / "prompts").mkdir(parents=True, exist_ok=True)
+        for target, source in sources.items():
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written to ({error.strerror}); name a new folder for --write-defaults"
+        ) from None
     return list(sources)

@@ -18,6 +18,7 @@ from igascale.isomers.factory.recipe import Recipe, differences
 
 STORE = "answers.sqlite"
 CLAIM = "build.json"
+MANIFEST = "manifest.json"
 
 
 class Folder:
@@ -81,11 +82,14 @@ class Folder:
         return changes
 
     def claim(self, bank: Mapping[str, Any], recipe: Recipe) -> None:
-        """Write down what the folder is built from."""
-        text = json.dumps({"bank": dict(bank), "recipe": dict(recipe.parts)}, indent=2, ensure_ascii=False) + "\n"
-        path = self.path / CLAIM
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, text)
+        """Write down what the folder is being built from; not where it holds files, which may be made of something else."""
+        if not (self.path / MANIFEST).exists():
+            write_atomically(self.path / CLAIM, claim_text(bank, recipe))
+
+
+def claim_text(bank: Mapping[str, Any], recipe: Recipe) -> str:
+    """What `build.json` holds."""
+    return json.dumps({"bank": dict(bank), "recipe": dict(recipe.parts)}, indent=2, ensure_ascii=False) + "\n"
 
 
 class LinesFile:

@@ -11,7 +11,30 @@ from igascale.errors import did_you_mean
 from igascale.evaluation.answers import normalise_answer
 from igascale.isomers.factory.replies import ExtractReply, InstantiateReply, VerifyReply
 from igascale.isomers.factory.structure import describe, first_fault, same_structure
+from igascale.isomers.normal import is_symbol, tokens
 from igascale.isomers.schema import EDGE_LABELS, NODE_TYPES, Dag, DagEdge, DagNode
+
+# Of the words of two tellings, numbers and symbols aside. Generated groups of all kinds share at most 0.91, where whole sentences
+# differ in one noun, and each of their tellings has a word of its own; a copy with a word changed, or a sentence put before it, is above.
+_SAME_WORDS, _NOTHING_NEW = 0.95, 0.75
+
+
+#: Every reason of an Issue here. Besides there are the teacher's unusable answers, `reply_...`.
+REASONS = (
+    *(
+        "dag_type",
+        "dag_empty",
+        "dag_id",
+        "dag_label",
+        "dag_edge",
+        "dag_goal",
+        "dag_cycle",
+        "dag_unconnected",
+        "dag_steps",
+    ),
+    *("problem_missing", "answer_missing", "answer_long", "steps_missing", "steps_invalid", "copied"),
+    *("score_invalid", "low_alignment", "wrong_domain", "not_isomorphic", "votes", "step_counts", "structure"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,8 +144,45 @@ def check_telling(reply: InstantiateReply) -> Issue | None:
     return Issue("steps_invalid", f"depends_on: {fault}") if fault else None
 
 
+def check_copies(kept: Mapping[str, str], new: Mapping[str, str]) -> dict[str, Issue]:
+    """New problems that repeat another domain's, by their domain; of two new ones the later.
+
+    They repeat it if they have the same words, or if one has no word that the other lacks: numbers, symbols and order do not make
+    another domain. The seed may be repeated once, in whatever domain it is from; a second time is a copy of the first.
+
+    Args:
+        kept: problems told already, by domain.
+        new: those to judge.
+    """
+    found: dict[str, Issue] = {}
+    read = {domain: _read(problem) for domain, problem in kept.items()}
+    for domain, problem in new.items():
+        mine = _read(problem)
+        other = next((name for name, words in read.items() if _repeats(mine, words)), None)
+        if other is None:
+            read[domain] = mine
+        else:
+            detail = f"the problem repeats that of {other}; in {domain} it must be another story in other words"
+            found[domain] = Issue("copied", detail)
+    return found
+
+
+def _read(problem: str) -> tuple[list[str], frozenset[str]]:
+    """Everything but case, punctuation and blanks; and the words."""
+    read = tokens(problem)
+    return read, frozenset(token for token in read if not is_symbol(token))
+
+
+def _repeats(one: tuple[list[str], frozenset[str]], other: tuple[list[str], frozenset[str]]) -> bool:
+    shared, all_words = len(one[1] & other[1]), len(one[1] | other[1])
+    if one[0] == other[0] or not all_words:
+        return one[0] == other[0]
+    nothing_new = shared in (len(one[1]), len(other[1]))
+    return shared / all_words >= (_NOTHING_NEW if nothing_new else _SAME_WORDS)
+
+
 def check_verdict(verdict: VerifyReply, settings: GateSettings) -> Issue | None:
-    """The verifier's score and three times yes. The teller's own score does not count."""
+    """The verifier's score and four times yes. The teller's own score does not count."""
     noted = "; ".join(issue.strip() for issue in verdict.issues if issue.strip()) or "the verifier gave no issue"
     if not 0.0 <= verdict.alignment_score <= 1.0:
         return Issue("score_invalid", f"the alignment score {verdict.alignment_score:g} is not within 0 and 1")
@@ -130,6 +190,8 @@ def check_verdict(verdict: VerifyReply, settings: GateSettings) -> Issue | None:
         return Issue(
             "low_alignment", f"alignment score {verdict.alignment_score:g}, below {settings.alignment:g}: {noted}"
         )
+    if verdict.in_domain != "yes":
+        return Issue("wrong_domain", f"the problem is not told in its domain: {noted}")
     asked = {
         "dependencies_preserved": "the logical dependencies are not all preserved",
         "same_step_count": "the two problems do not take the same number of steps",

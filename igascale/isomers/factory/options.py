@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igascale.config import read_yaml
 from igascale.errors import UserError, did_you_mean
-from igascale.isomers.factory.gates import GateSettings
+from igascale.isomers.factory.gates import REASONS, GateSettings
 from igascale.isomers.seeds import SeedFields
+from igascale.isomers.teacher.settings import MOST_AT_ONCE
+
+LEAST_SIMILARITY = 0.05  # `similarity.LEAST_THRESHOLD`, which `--help` need not import numpy for
+_OR_NONE = ("temperature", "seed")  # of the sampling; with `none` the request goes without
 
 
 class BuildOptions(BaseModel):
     """See `igascale data build --help`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     seeds: str = Field(description="bank of problems: JSONL, Parquet, a folder saved by `datasets`, or a Hub id")
     out: str = Field(description="folder of the build: the store of answers and the files made of them")
@@ -27,11 +31,17 @@ class BuildOptions(BaseModel):
     base_url: str | None = Field(
         None, description="address of any OpenAI-compatible server, up to /v1  [default: OPENAI_BASE_URL, or OpenAI]"
     )
-    temperature: float | None = Field(0.7, ge=0, le=2, description="of the teacher's sampling")
-    seed: int = Field(0, ge=0, description="of the teacher's sampling, where the server takes one")
+    temperature: float | None = Field(
+        0.7, ge=0, le=2, description="of the teacher's sampling; none: not sent, for a model that takes none"
+    )
+    seed: int | None = Field(
+        0, ge=0, description="of the teacher's sampling; none: not sent, for a server that takes none"
+    )
     max_tokens: int = Field(4096, ge=1, description="longest answer; one that is cut off is never used")
     timeout: float = Field(300.0, gt=0, description="seconds for one answer")
-    concurrency: int = Field(32, ge=1, description="most requests at once; fewer after the server says 'too many'")
+    concurrency: int = Field(
+        32, ge=1, le=MOST_AT_ONCE, description="most requests at once; fewer after the server says 'too many'"
+    )
     max_retries: int = Field(12, ge=0, description="of a request that failed on its way (5xx, timeout, cut off)")
     structured: Literal["auto", "json_schema", "json_object", "none"] = Field(
         "auto", description="how JSON is asked for; auto: the strictest way that the server takes"
@@ -45,6 +55,9 @@ class BuildOptions(BaseModel):
     prompts: str | None = Field(None, description="folder of prompts that take the packaged ones' place")
     limit: int | None = Field(None, ge=1, description="only the first N seeds")
     preview: int | None = Field(None, ge=1, description="make N groups, show them side by side, and stop")
+    retry: tuple[str, ...] = Field(
+        (), description="reason for which seeds were rejected: ask for those again in this run; may be given again"
+    )
     offline: bool = Field(False, description="ask nothing: make the files from what is stored")
     allow_change: bool = Field(False, description="go on in a folder of another bank or recipe")
 
@@ -81,8 +94,10 @@ class BuildOptions(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: Any) -> Any:
-        """YAML 1.1 reads ``1e-1`` as a string; a list of files is a list."""
+        """YAML 1.1 reads ``1e-1`` as a string; a list of files is a list; ``none`` is how a command line says null."""
         annotation = str(cls.model_fields[info.field_name].annotation)
+        if info.field_name in _OR_NONE and isinstance(value, str) and value.strip().lower() == "none":
+            return None
         if isinstance(value, str) and "float" in annotation:
             try:
                 return float(value)
@@ -91,6 +106,45 @@ class BuildOptions(BaseModel):
         if "tuple" in annotation:
             return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
         return value
+
+    @field_validator("*")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """An empty text is a variable that was not set; half a surrogate pair is what the shell made of bytes that are not UTF-8."""
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.strip():
+                raise ValueError("is empty")
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"is not UTF-8 text: {text!r}")
+        return value
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _not_everything(cls, value: float) -> float:
+        if 0 < value < LEAST_SIMILARITY:
+            raise ValueError(
+                f"must be 0 (off) or at least {LEAST_SIMILARITY}, not {value}: below it everything is alike"
+            )
+        return value
+
+    @field_validator("retry")
+    @classmethod
+    def _reasons(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for reason in value:
+            if reason not in REASONS and not reason.startswith("reply_"):
+                hint = did_you_mean(reason, REASONS) or f"; there are {', '.join(REASONS)} and reply_..."
+                raise ValueError(f"'{reason}' is no reason for which a teacher's answer is refused{hint}")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> BuildOptions:
+        if self.budget is not None and not (self.input_price or self.output_price):
+            raise ValueError(
+                "--budget needs prices: --input-price and --output-price, in US dollars per million tokens"
+            )
+        if self.retry and self.offline:
+            raise ValueError("--retry asks the teacher, --offline asks nothing: leave one out")
+        return self
 
     @property
     def gates(self) -> GateSettings:
@@ -140,8 +194,11 @@ def _explain(problem: Any, given: Mapping[str, Any], config: str | Path | None) 
         return f"missing {said}" + (f", or '{key}' in {config}" if config else "; a --config file may hold it")
     if problem["type"] == "extra_forbidden":
         return f"{config}: unknown key '{key}'{did_you_mean(key, BuildOptions.model_fields) or '; see igascale data build --help'}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if not key:  # about several together
+        return str(said)
     name = flag(key) if key in given else f"{config}: '{key}'"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    return f"{name}: {said}" + ("" if problem["type"] == "value_error" else f" (got {problem['input']!r})")
 
 
 def click_parameters() -> list[click.Parameter]:
@@ -154,15 +211,26 @@ def click_parameters() -> list[click.Parameter]:
         kind: Any = int if "int" in annotation else float if "float" in annotation else str
         if "Literal" in annotation:
             kind = click.Choice(get_args(info.annotation))
+        if key in _OR_NONE:
+            kind = _OrNone(kind)
         default = info.default
         shown = isinstance(default, (int, float, str)) and not isinstance(default, bool)
-        parameters.append(
-            click.Option(
-                [flag(key)],
-                type=None if info.annotation is bool else kind,
-                is_flag=info.annotation is bool,
-                multiple="tuple" in annotation,
-                help=text[0].upper() + text[1:] + (f"  [default: {default}]" if shown else ""),
-            )
-        )
+        text = text[0].upper() + text[1:] + (f"  [default: {default}]" if shown else "")
+        if info.annotation is bool:
+            parameters.append(click.Option([flag(key)], is_flag=True, help=text))
+        else:  # not even `is_flag=False`: click takes that for an option whose value may be left out
+            parameters.append(click.Option([flag(key)], type=kind, multiple="tuple" in annotation, help=text))
     return parameters
+
+
+class _OrNone(click.ParamType):
+    """A number, or ``none``."""
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self._number = click.types.convert_type(number)
+        self.name = f"{self._number.name}|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "none":
+            return "none"  # BuildOptions makes it None
+        return self._number.convert(value, param, ctx)

@@ -1,7 +1,7 @@
 """One seed's way through the factory: extract, tell in every domain, verify, compare; refused answers are asked for again.
 
-    seed ─► extract ─► gate ─┬► instantiate ─► gate ─► verify ─► gate (─► votes) ─┬► step counts, structure ─► group
-                             └► ... every domain at once ...                     ─┘
+    seed ─► extract ─► gate ─┬► instantiate ─► gate ─┬► copies? ─┬► verify ─► gate (─► votes) ─┬► step counts, structure ─► group
+                             └► ... every domain ... ─┘           └► ... every domain at once ... ─┘
 
 A refusal is quoted to the teacher and the piece told again, at most `regenerate` times. A teacher that cannot be reached is no
 outcome: `Unavailable`, `TeacherDown` and `BudgetSpent` pass through, and the seed is tried again by the next run.
@@ -21,6 +21,7 @@ from igascale.isomers.factory.domains import Domain
 from igascale.isomers.factory.gates import (
     GateSettings,
     Issue,
+    check_copies,
     check_dag,
     check_group,
     check_telling,
@@ -98,8 +99,9 @@ class _Told:
 
 @dataclass
 class _Ledger:
-    """What a seed took. Scores are kept by (domain, attempt), because the order of arrival is chance."""
+    """What a seed took, and may take: so many `attempts`. Scores are kept by (domain, attempt), because the order of arrival is chance."""
 
+    attempts: int
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
     answers: int = 0
     input_tokens: int = 0
@@ -112,6 +114,7 @@ class _Ledger:
 
     def record(self) -> dict[str, Any]:
         return {
+            "attempts": self.attempts,
             "scores": [score for _, score in sorted(self.scores.items())],
             "usage": {
                 "answers": self.answers,
@@ -144,15 +147,20 @@ class Pipeline:
     ) -> None:
         self.teacher, self.prompts, self.domains, self.gates = teacher, prompts, tuple(domains), gates
         self.recipe, self.model = recipe, model
-        self._attempts = 1 + gates.regenerate
+        self.attempts = 1 + gates.regenerate
 
-    async def run(self, seed: Seed) -> Outcome:
+    async def run(self, seed: Seed, attempts: int | None = None) -> Outcome:
         """Take a seed to its outcome.
+
+        Args:
+            seed: the seed.
+            attempts: for each piece, in place of `self.attempts`. With more than an earlier run had, that run's answers come
+                from the store and are refused as they were; then the teacher is asked.
 
         Raises:
             Unavailable, TeacherDown, BudgetSpent: no outcome yet. The answers so far are in the store.
         """
-        ledger = _Ledger()
+        ledger = _Ledger(attempts or self.attempts)
         try:
             structure = await self._extract(seed, ledger)
             told = await self._tell(seed, structure, ledger)
@@ -168,7 +176,7 @@ class Pipeline:
 
     async def _extract(self, seed: Seed, ledger: _Ledger) -> ExtractReply:
         refusal: _Refusal | None = None
-        for attempt in range(self._attempts):
+        for attempt in range(ledger.attempts):
             reply = await self._ask("extract", {"problem": seed.problem}, ledger, attempt, refusal)
             if isinstance(reply, Issue):
                 refusal = _Refusal("extract", reply)
@@ -183,20 +191,19 @@ class Pipeline:
 
     async def _tell(self, seed: Seed, structure: ExtractReply, ledger: _Ledger) -> dict[str, _Told]:
         """Every domain's telling, each verified and all of one shape. All domains are told at once, round by round."""
+        form = json.dumps(structure.model_dump(mode="json", by_alias=True), ensure_ascii=False)
         told: dict[str, _Told] = {}
         refusals: dict[str, _Refusal] = {}
-        for attempt in range(self._attempts):
-            missing = [(place, domain) for place, domain in enumerate(self.domains) if domain.name not in told]
-            results = await _all(
-                self._attempt(seed, structure, domain, (place, attempt), refusals.get(domain.name), ledger)
-                for place, domain in missing
+        for attempt in range(ledger.attempts):
+            missing = [domain for domain in self.domains if domain.name not in told]
+            written = await self._write_all(form, missing, attempt, refusals, told, ledger)
+            checked = await _all(
+                self._check(seed, form, domain, (self.domains.index(domain), attempt), reply, ledger)
+                for domain, reply in zip(missing, written)
             )
-            for (_, domain), result in zip(missing, results):
-                if isinstance(result, _Told):
-                    told[domain.name] = result
-                    refusals.pop(domain.name, None)
-                else:
-                    refusals[domain.name] = result
+            results = {domain.name: result for domain, result in zip(missing, checked)}
+            told |= {name: result for name, result in results.items() if isinstance(result, _Told)}
+            refusals = {name: result for name, result in results.items() if isinstance(result, _Refusal)}
             if not refusals:
                 in_order = {domain.name: told[domain.name] for domain in self.domains}
                 for name, issue in check_group({n: t.reply for n, t in in_order.items()}, self.gates).items():
@@ -205,25 +212,55 @@ class Pipeline:
                     return in_order
         raise _Rejected(next(refusals[domain.name] for domain in self.domains if domain.name in refusals))
 
-    async def _attempt(
+    async def _write_all(
         self,
-        seed: Seed,
-        structure: ExtractReply,
-        domain: Domain,
-        at: tuple[int, int],
-        refused: _Refusal | None,
+        form: str,
+        missing: Sequence[Domain],
+        attempt: int,
+        refusals: Mapping[str, _Refusal],
+        told: Mapping[str, _Told],
         ledger: _Ledger,
-    ) -> _Told | _Refusal:
-        """Tell the structure in a domain once, and have it verified."""
-        form = json.dumps(structure.model_dump(mode="json", by_alias=True), ensure_ascii=False)
+    ) -> list[InstantiateReply | _Refusal]:
+        """The structure told in the missing domains. What is wrong by itself, or a copy, is not worth a verdict."""
+        written = await _all(
+            self._write(form, domain, attempt, refusals.get(domain.name), ledger) for domain in missing
+        )
+        new = {
+            domain.name: reply.problem for domain, reply in zip(missing, written) if isinstance(reply, InstantiateReply)
+        }
+        copies = check_copies({name: telling.reply.problem for name, telling in told.items()}, new)
+        return [
+            _Refusal("instantiate", copies[domain.name], reply, domain.name)
+            if domain.name in copies and isinstance(reply, InstantiateReply)
+            else reply
+            for domain, reply in zip(missing, written)
+        ]
+
+    async def _write(
+        self, form: str, domain: Domain, attempt: int, refused: _Refusal | None, ledger: _Ledger
+    ) -> InstantiateReply | _Refusal:
+        """The structure told in a domain once."""
         fields = {"structure": form, "domain": domain.name, "description": domain.text}
-        reply = await self._ask("instantiate", fields, ledger, at[1], refused)
+        reply = await self._ask("instantiate", fields, ledger, attempt, refused)
         if isinstance(reply, Issue):
             return _Refusal("instantiate", reply, domain=domain.name)
         assert isinstance(reply, InstantiateReply)
-        if issue := check_telling(reply):
-            return _Refusal("instantiate", issue, reply, domain.name)
-        verdict = await self._verify(seed, form, reply, ledger)
+        issue = check_telling(reply)
+        return reply if issue is None else _Refusal("instantiate", issue, reply, domain.name)
+
+    async def _check(
+        self,
+        seed: Seed,
+        form: str,
+        domain: Domain,
+        at: tuple[int, int],
+        reply: InstantiateReply | _Refusal,
+        ledger: _Ledger,
+    ) -> _Told | _Refusal:
+        """A telling's verdict and votes; `at`: the domain's place, and the attempt."""
+        if isinstance(reply, _Refusal):
+            return reply
+        verdict = await self._verify(seed, form, domain, reply, ledger)
         if isinstance(verdict, Issue):
             return _Refusal("verify", verdict, reply, domain.name)
         ledger.scores[at] = verdict.alignment_score
@@ -233,16 +270,20 @@ class Pipeline:
             return _Refusal("votes", issue, reply, domain.name)
         return _Told(reply, verdict.alignment_score)
 
-    async def _verify(self, seed: Seed, form: str, reply: InstantiateReply, ledger: _Ledger) -> VerifyReply | Issue:
+    async def _verify(
+        self, seed: Seed, form: str, domain: Domain, reply: InstantiateReply, ledger: _Ledger
+    ) -> VerifyReply | Issue:
         """The verdict; an answer that is none is asked for again, the telling is not to blame."""
         fields = {
             "seed": seed.problem,
             "problem": reply.problem.strip(),
             "solution": _numbered(reply),
+            "domain": domain.name,
+            "description": domain.text,
             "structure": form,
         }
         verdict: BaseModel | Issue = Issue("", "")
-        for sample in range(self._attempts):
+        for sample in range(ledger.attempts):
             verdict = await self._ask("verify", fields, ledger, sample)
             if isinstance(verdict, VerifyReply):
                 return verdict
@@ -271,7 +312,7 @@ class Pipeline:
         try:
             answer = await self.teacher.ask(Request(stage, system, user, REPLIES[stage], sample, prompt.version))
         except BadAnswer as error:
-            if error.reason == "unavailable":
+            if error.reason == "unavailable" and not error.declined:
                 raise Unavailable(f"{stage}: {error.detail}") from None
             return Issue(f"reply_{error.reason}", f"the answer could not be used ({error.reason}): {error.detail}")
         ledger.add(answer)
@@ -289,8 +330,6 @@ class Pipeline:
             "steps": steps,
             "stated_steps": structure.step_count,
         }
-        if seed.source is not None:
-            meta["source"] = seed.source
         return IsomerGroup(
             id=seed.id,
             seed_id=seed.id,
@@ -298,19 +337,27 @@ class Pipeline:
                 Instance(
                     name,
                     telling.reply.problem.strip(),
-                    "\n".join(" ".join(step.step.split()) for step in telling.reply.cot_solution),
+                    "\n".join(_lines(telling.reply)),
                     telling.reply.answer.strip(),
                 )
                 for name, telling in told.items()
             ),
-            kind=seed.kind,
             dag=dag_of(structure, same.pop() if len(same) == 1 else None),
             meta=meta,
         )
 
 
+def _lines(reply: InstantiateReply) -> list[str]:
+    """The steps, each on one line: so they are verified, and so they stand in the data."""
+    return [" ".join(step.step.split()) for step in reply.cot_solution]
+
+
 def _numbered(reply: InstantiateReply) -> str:
-    lines = [f"{number}. {step.step.strip()}" for number, step in enumerate(reply.cot_solution, start=1)]
+    """The solution for the verifier, with what each step claims to use."""
+    lines = [
+        f"{number}. {line} (uses {', '.join(map(str, step.depends_on)) or 'the problem alone'})"
+        for number, (line, step) in enumerate(zip(_lines(reply), reply.cot_solution), start=1)
+    ]
     return "\n".join([*lines, f"Answer: {reply.answer.strip()}"])
 
 

@@ -23,7 +23,7 @@ PACKAGED = Path(__file__).parent / "prompts"
 TAKES: dict[str, tuple[str, ...]] = {
     "extract": ("problem",),
     "instantiate": ("structure", "domain", "description"),
-    "verify": ("seed", "problem", "solution", "structure"),
+    "verify": ("seed", "problem", "solution", "domain", "description", "structure"),
     "solve": ("problem",),
 }
 _SECTIONS = ("System", "User", "Again")
@@ -127,6 +127,8 @@ def _parts(path: Path, text: str) -> tuple[dict[str, object], str, int]:
         raise UserError(f"{path}:1: a prompt begins with name, version and takes between two lines of '---'")
     try:
         head = yaml.safe_load(match[1])
+    except RecursionError:
+        raise UserError(f"{path}:2: not the head of a prompt (brackets thousands deep)") from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 2
         raise UserError(f"{path}:{line}: not valid YAML ({getattr(error, 'problem', error)})") from None

@@ -12,7 +12,7 @@ from igascale.isomers.factory.domains import Domain
 from igascale.isomers.factory.gates import GateSettings
 from igascale.isomers.factory.prompts import PromptSet
 
-_FORMAT = 1  # of the pipeline itself: raised when the same answers would lead to other outcomes
+_FORMAT = 2  # of the pipeline itself: raised when the same answers would lead to other outcomes
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            for name in dict.fromkeys([*before, *after]):
-                if before.get(name) != after.get(name):
-                    said.append(f"{key}.{name} {_change(before.get(name), after.get(name))}")
+            said += [f"{key}.{change}" for change in differences(before, after)]
+        elif key not in old or key not in new:
+            said.append(f"{key} {'is new' if key in new else 'is gone'}")
         else:
-            said.append(f"{key} {_change(before, after)}")
+            one, other = ("none" if value is None else str(value) for value in (before, after))
+            said.append(f"{key} was {one}, is {other}" if len(one) + len(other) < 80 else f"{key} has changed")
     return said
-
-
-def _change(before: Any, after: Any) -> str:
-    if before is None:
-        return "is new"
-    if after is None:
-        return "is gone"
-    one, other = str(before), str(after)
-    return f"was {one}, is {other}" if len(one) + len(other) < 80 else "has changed"

@@ -22,6 +22,16 @@ def _lower(value: Any) -> Any:
 YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_lower)]
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number, not {value!r}")
+    return value
+
+
+#: `true` and `"1"` are no scores, although pydantic would take them for 1.0.
+Score = Annotated[float, BeforeValidator(_number)]
+
+
 class NodeReply(_Reply):
     """A node of the reasoning graph. The gates judge the type, so that a wrong one is named to the teacher."""
 
@@ -60,7 +70,7 @@ class InstantiateReply(_Reply):
     problem: str
     cot_solution: list[StepReply]
     answer: str
-    alignment_score: float
+    alignment_score: Score
 
 
 class VerifyReply(_Reply):
@@ -69,7 +79,8 @@ class VerifyReply(_Reply):
     dependencies_preserved: YesNo
     same_step_count: YesNo
     same_reasoning: YesNo
-    alignment_score: float
+    in_domain: YesNo
+    alignment_score: Score
     issues: list[str]
 
 

@@ -74,11 +74,6 @@ class AdaptiveLimit:
         return True
 
     @property
-    def alone(self) -> bool:
-        """Whether nobody is under way or waiting but one."""
-        return self.in_flight <= 1 and not self._waiting
-
-    @property
     def paused(self) -> float:
         """Seconds for which nothing is sent, as the server asked."""
         return max(0.0, self._paused_until - time.monotonic())
@@ -94,7 +89,14 @@ class AdaptiveLimit:
                 self.in_flight += 1
                 turn.set_result(None)
 
+    def wake(self) -> None:
+        """No silence any more: whoever waits gets a turn, to learn that nothing is sent."""
+        self._paused_until = 0.0
+        self._resume()
+
     def _resume(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = None
         self._admit()
 

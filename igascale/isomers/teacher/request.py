@@ -6,7 +6,8 @@ sample and prompt version. Left out, on purpose:
 - ``max_tokens``: an answer that was cut off is never kept, so the limit cannot change one that was.
 - the base URL: the same model behind another door. A server that moves, or a second one beside it, pays nothing twice. Two *different*
   models under one name would share answers: name them apart.
-- how the structure is asked for (``response_format`` or words): it decides whether an answer is usable, and only usable ones are kept.
+- how the structure is asked for (``response_format`` or words): it decides whether an answer is usable, and only usable ones are kept. Unusable ones
+  are counted by base URL and way of asking, so another server or way gets attempts of its own.
 - the API key, timeouts, prices and limits.
 """
 

@@ -23,6 +23,7 @@ class TeacherSettings:
         timeout: seconds for a whole request.
         concurrency: requests under way at most.
         max_retries: tries after the first, for failures that may pass. A 429 counts only while the teacher answers nobody.
+        outage: seconds for which a teacher that has answered may answer nobody, before the build ends.
         structured: how JSON is asked for; ``auto`` takes the strictest that the server does not refuse.
         input_price: US dollars per million tokens; 0 is unknown.
         output_price: likewise.
@@ -41,6 +42,7 @@ class TeacherSettings:
     timeout: float = 300.0
     concurrency: int = 32
     max_retries: int = 12
+    outage: float = 2700.0
     structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
     input_price: float = 0.0
     output_price: float = 0.0
@@ -64,6 +66,7 @@ def check_settings(settings: TeacherSettings) -> None:
             raise UserError(f"{name} must be above 0, not {getattr(settings, name)}")
     for name in (
         "max_retries",
+        "outage",
         "input_price",
         "output_price",
         "budget",

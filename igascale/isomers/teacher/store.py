@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -306,6 +306,35 @@ class Store:
             recipe,
         )
         return {(status, stage, reason): count for status, stage, reason, count in rows}
+
+    def forget(self, reasons: Collection[str], recipe: str) -> int:
+        """Undo rejections for these reasons, so that their seeds are decided anew; all or nothing.
+
+        A seed that is rejected for ``reply_X`` had a request whose answers were unusable, which count as attempts: those attempts are
+        forgotten too, whatever their reasons. What was spent stays counted.
+
+        Args:
+            reasons: of rejected outcomes.
+            recipe: of the outcomes.
+
+        Returns:
+            How many outcomes were removed.
+        """
+        marks = ", ".join("?" * len(reasons))
+        unusable = [reason.removeprefix("reply_") for reason in reasons if reason.startswith("reply_")]
+        unusable += [f"declined: {reason}" for reason in unusable]
+        with self._transaction():
+            removed = self._db.execute(
+                f"DELETE FROM outcomes WHERE recipe = ? AND status = 'rejected' AND reason IN ({marks})",
+                (recipe, *reasons),
+            ).rowcount
+            if removed and unusable:
+                self._db.execute(
+                    "DELETE FROM failures WHERE key IN "
+                    f"(SELECT key FROM failures WHERE reason IN ({', '.join('?' * len(unusable))}))",
+                    unusable,
+                )
+        return removed
 
     def recipes(self) -> dict[str, int]:
         """Recipes that have outcomes, and how many."""

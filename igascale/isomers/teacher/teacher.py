@@ -8,28 +8,31 @@
         await teacher.close()
 
 An answer is looked for in the store first. Otherwise the request waits for its turn (:mod:`.limits`) and for its share of the budget
-(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.json_text`), and stored before anybody sees it. What may pass (429, 5xx,
+(:mod:`.spending`), is sent (:mod:`.endpoint`), read (:mod:`.reading`), and stored before anybody sees it. What may pass (429, 5xx,
 timeouts, cut connections) is tried again; an unusable answer is asked for again with another seed, ``attempts`` times in all, also across restarts.
+
+Whose fault a failure is, the others tell. A request that fails while others are answered is at fault itself, and the build goes on without it;
+when nobody is answered, it is the teacher.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from igascale.errors import UserError
 from igascale.isomers.teacher.endpoint import BadAnswer, Endpoint, Reply, TeacherDown, TurnedAway
-from igascale.isomers.teacher.json_text import NotJson, parse_object
 from igascale.isomers.teacher.limits import AdaptiveLimit, backoff
-from igascale.isomers.teacher.request import Request, key_of, reply_schema
+from igascale.isomers.teacher.reading import check_encodable, read, size_of
+from igascale.isomers.teacher.request import Request, key_of
 from igascale.isomers.teacher.settings import TeacherSettings, check_settings
 from igascale.isomers.teacher.spending import BYTES_PER_TOKEN, BudgetSpent, Prices, Spending, Ticket
 from igascale.isomers.teacher.store import Spent, Store, StoredAnswer
@@ -39,6 +42,8 @@ __all__ = ["Answer", "BadAnswer", "BudgetSpent", "Request", "Teacher", "TeacherD
 UNUSABLE = ("length", "not_json", "schema", "empty", "filtered")
 _LONG_PAUSE = 10.0  # seconds of silence that are said every time
 _SEED_STRIDE = 1_000_003  # between attempts: far more than there are samples
+_REFUSED = 20  # different requests in a row: then it is not about the requests
+_RUNS = 5  # that a request failed in while others were answered: then it is no accident
 _SEEDS = 2**31  # some servers take no more than 32 bits
 
 
@@ -74,6 +79,24 @@ class _Try:
     max_tokens: int
 
 
+@dataclass
+class _Luck:
+    """How a request fares: tries that failed, those between which others were answered, and how many were answered by the last."""
+
+    seen: int
+    tries: int = 0
+    alone: int = 0
+
+    def failed(self, cause: str, answered: int) -> None:
+        others = answered > self.seen
+        self.seen = answered
+        if cause == "429":  # no failure while others get their turn
+            self.tries = 1 if others else self.tries + 1
+        else:
+            self.tries += 1
+            self.alone += others
+
+
 class Teacher:
     """See the module.
 
@@ -101,7 +124,16 @@ class Teacher:
         self.retries: Counter[str] = Counter()
         self._under_way: dict[str, asyncio.Task[Answer]] = {}
         self._answered = 0  # by the server, in this process, usable or not
+        self._last_answer, self._silent_since = 0.0, -1
+        # Whether it ever answered, asked like this: a way that has worked is not to blame for a request that does not.
+        sampling = (settings.model, settings.temperature, settings.structured, settings.max_tokens)
+        self._worked = f"worked {_hash(self.url, *sampling)}"
+        self._known = store.get_meta(self._worked) is not None
         self._stop: UserError | None = None
+        self._stopped = asyncio.Event()
+        self._probe = asyncio.Lock()  # who asks while nobody is answered
+        self._refused: set[str] = set()  # questions, since the last answer
+        self._held = 0  # requests that were refused, and wait to see whether others are answered
         self._told: set[str] = set()
         if lost := self.spending.lost_before.lost:
             self._say(
@@ -138,13 +170,13 @@ class Teacher:
             UserError: the store cannot be written.
         """
         key = key_of(request, self.settings)
-        _check_encodable(request)
+        check_encodable(request)
         task = self._under_way.get(key)
         if task is not None:
             return replace(await asyncio.shield(task), cached=True)
         if (stored := self.store.get(key)) is not None:
             try:
-                value = _read(request, stored.text)
+                value = read(request, stored.text)
                 return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
             except BadAnswer as bad:  # the reply model checks more than it did
                 line = f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
@@ -162,7 +194,7 @@ class Teacher:
         """
         tasks = list(self._under_way.values())
         if tasks and wait:
-            self._stop = self._stop or UserError("the teacher is being closed")  # nothing new is sent
+            self._end(UserError("the teacher is being closed"))  # nothing new is sent
             await asyncio.wait(tasks, timeout=wait)
         for task in tasks:
             task.cancel()
@@ -195,7 +227,9 @@ class Teacher:
     def _so_far(self, key: str) -> tuple[int, int, BadAnswer]:
         """Attempts that failed, the limit to send next, and the failure to report if there is none left."""
         attempt, max_tokens, last = 0, self.settings.max_tokens, BadAnswer("empty", "no attempt was allowed")
-        for failure in self.store.failures(key):
+        for failure in self.store.failures(self._tried(key)):
+            if failure.reason == "unavailable" and failure.count >= _RUNS:
+                raise BadAnswer("unavailable", f"in {failure.count} runs: {failure.detail}", declined=True)
             if failure.reason == "length" and failure.max_tokens >= self.settings.max_tokens:
                 max_tokens = max(max_tokens, 2 * failure.max_tokens)
             elif failure.reason in UNUSABLE and failure.reason != "length":
@@ -211,62 +245,102 @@ class Teacher:
         try:
             reply, ticket = await self._send(this)
         except BadAnswer as bad:
-            if bad.declined:
-                self.store.log_failure(key, request.stage, f"declined: {bad.reason}", bad.detail, this.max_tokens)
-            raise
+            raise await self._blamed(this, bad) from None
         # From here to the store without a pause: the next request cannot be sent before this answer is safe.
         tokens = self._tokens(request, reply)
         try:
-            value = _read(request, reply.text, reply)
+            value = read(request, reply.text, reply)
         except BadAnswer as bad:
-            failed = (key, request.stage, bad.reason, bad.detail, this.max_tokens)
+            failed = (self._tried(key), request.stage, bad.reason, bad.detail, this.max_tokens)
             spent = self.spending.paid(*tokens, usable=False)
             self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
             raise
         spent = self.spending.paid(*tokens, usable=True)
         answer = StoredAnswer(reply.text, *tokens, request.stage, self._about(this, reply))
         self._record(ticket, spent, lambda: self.store.put(key, answer, spent, ticket.number))
+        if not self._known:
+            self._known = True
+            self.store.put_meta(self._worked, "yes")
         return Answer(value, reply.text, False, key, *tokens)
+
+    async def _blamed(self, this: _Try, bad: BadAnswer) -> Exception:
+        """What to make of a request that the server gave no answer to, noted in the store."""
+        reason, detail = bad.reason, bad.detail
+        if reason == "refused" and this.max_tokens > self.settings.max_tokens:
+            # The same was answered under the lower limit, so this is about the limit.
+            reason = "length"
+            bad = BadAnswer(reason, f"the answer was cut off at max_tokens; twice as many are refused ({detail})", True)
+        elif reason == "refused":
+            await self._hold(this.request)
+            if len(self._refused) >= _REFUSED or not (self._answered or self._known):
+                self._check_stop()
+                many = len(self._refused)
+                what = f"{many} different requests in a row, the last" if many > 1 else "the request"
+                down = TeacherDown(
+                    f"the teacher at {self.url} refuses {what} ({detail}); check model {self.settings.model!r}, "
+                    "the settings of the teacher and what the key may do"
+                )
+                self._end(down)
+                return down
+        if reason != "unavailable":
+            # To decline costs nothing, so it may be asked for again; twice the limit need not be, it is known what comes of it.
+            declined = bad.declined and not (reason == "length" and this.max_tokens > self.settings.max_tokens)
+            noted = f"declined: {reason}" if declined else reason
+            self.store.log_failure(self._tried(this.key), this.request.stage, noted, bad.detail, this.max_tokens)
+        return bad
+
+    async def _hold(self, request: Request) -> None:
+        """Wait with a refusal until another request is answered, or all others are refused too."""
+        self._refused.add(request.user)
+        self._held += 1
+        try:
+            while not self._answered and len(self._refused) < _REFUSED and self._held < len(self._under_way):
+                await self._sleep(0.05)
+                self._check_stop()
+        finally:
+            self._held -= 1
 
     async def _send(self, this: _Try) -> tuple[Reply, Ticket]:
         """One reply of the server, through whatever passes.
 
         A request keeps its turn while it waits for another try, so that a server in trouble is asked by ever fewer; only "too many
-        requests" gives it up, for then there are others to answer.
+        requests" gives it up, for then there are others to answer, and so does one that has waited in vain: then one asks for all.
         """
-        tries = answered = 0
+        luck = _Luck(self._answered)
         while True:
-            since = self._answered
-            await self._limit.acquire()
-            try:
-                while True:
-                    sent_at = time.monotonic()
-                    try:
-                        return await self._send_once(this)
-                    except TurnedAway as away:
-                        tries = 1 if away.cause == "429" and self._answered > since else tries + 1
-                        answered = self._answered if tries == 1 else answered
-                        if tries > self._patience(away):
-                            raise self._given_up(away, tries, answered) from None
-                        if away.cause == "429":
-                            self._slow_down(away, sent_at)
-                            asked_to_wait = away.retry_after
-                            break
-                        line = f"the teacher at {self.url}: {away.detail}; such failures are tried again"
-                        self._say_once(away.cause, line)
-                    await self._pause(tries)
-            finally:
-                self._limit.release()
-            if not asked_to_wait:
-                await self._pause(tries)
+            async with self._probe if self._outage else nullcontext():
+                if self._outage:
+                    await self._pause(max(luck.tries, self.settings.max_retries))
+                await self._limit.acquire()
+                try:
+                    while True:
+                        sent_at = time.monotonic()
+                        try:
+                            return await self._send_once(this)
+                        except TurnedAway as away:
+                            self._bear(this, away, luck)
+                            if away.cause == "429":
+                                self._slow_down(away, sent_at)
+                                wait = not away.retry_after and not self._outage
+                                break
+                            line = f"the teacher at {self.url}: {away.detail}; such failures are tried again"
+                            self._say_once(away.cause, line)
+                            if self._outage:
+                                wait = False
+                                break
+                        await self._pause(luck.tries)
+                finally:
+                    self._limit.release()
+            if wait:
+                await self._pause(luck.tries)
 
     async def _send_once(self, this: _Try) -> tuple[Reply, Ticket]:
         """One request: reserved, sent, and accounted for if nothing came of it."""
         self._check_stop()
         try:
-            ticket = await self.spending.reserve(this.key, this.request.stage, _size(this.request), this.max_tokens)
+            ticket = await self.spending.reserve(this.key, this.request.stage, size_of(this.request), this.max_tokens)
         except UserError as error:
-            self._stop = self._stop or error
+            self._end(error)
             raise
         try:
             reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
@@ -278,13 +352,15 @@ class Teacher:
             raise
         except BaseException as error:
             if isinstance(error, UserError):
-                self._stop = self._stop or error
-            # A refusal by the server costs nothing; when cancelled, or by a bug of ours, what it cost is not known.
-            free = isinstance(error, (BadAnswer, UserError))
+                self._end(error)
+            # A refusal by the server costs nothing; what it began, what was cancelled, or ended by a bug of ours, nobody knows.
+            free = isinstance(error, UserError) or (isinstance(error, BadAnswer) and error.declined)
             spent = Spent(1, refused=1) if free else Spent(1, lost=1, lost_cost=ticket.reserved)
             self._record(ticket, spent, lambda: self.store.settle(ticket.stage, spent, ticket.number))
             raise
         self._answered += 1
+        self._last_answer = time.monotonic()
+        self._refused.clear()
         self._limit.succeeded()
         return reply, ticket
 
@@ -298,41 +374,78 @@ class Teacher:
 
     async def _pause(self, tries: int) -> None:
         wait = backoff(tries, self.settings.backoff, self.settings.backoff_cap)
-        await asyncio.sleep(max(wait, self._limit.paused))
+        await self._sleep(max(wait, self._limit.paused))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until nothing is sent any more."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+
+    def _end(self, error: UserError) -> None:
+        """Send nothing any more; who waits for a turn hears of it now. The first reason counts."""
+        self._stop = self._stop or error
+        self._stopped.set()
+        self._limit.wake()
 
     def _record(self, ticket: Ticket, spent: Spent, write: Callable[[], None]) -> None:
         """Write what became of a request. A store that cannot be written ends everything: no further answer could be kept."""
         try:
             write()
         except UserError as error:
-            self._stop = self._stop or error
+            self._end(error)
             self.spending.release(ticket)
             raise
         self.spending.settled(ticket, spent)
 
-    def _patience(self, away: TurnedAway) -> int:
-        """Tries after the first.
+    @property
+    def _outage(self) -> bool:
+        """Whether nobody was answered since a request used up its tries: then one asks at a time, and the others wait for that."""
+        return self._silent_since == self._answered
 
-        Fewer where a server that never answered takes no connection (most likely a wrong URL: found out soon), and for a request that
-        times out (each time may have been paid for).
+    def _bear(self, this: _Try, away: TurnedAway, luck: _Luck) -> None:
+        """Note a failure, and whether it is one of an outage.
+
+        Few tries where a server that never answered takes no connection (most likely a wrong URL: found out soon), and for a request
+        that times out (each time may have been paid for).
+
+        Raises:
+            BadAnswer: the request is at fault, or one of the last, which another run can ask as well.
+            TeacherDown: nobody was answered for too long.
         """
+        luck.failed(away.cause, self._answered)
         few = away.cause == "timeout" or (away.cause == "connection" and not self._answered)
-        return min(4, self.settings.max_retries) if few else self.settings.max_retries
-
-    def _given_up(self, away: TurnedAway, tries: int, answered: int) -> Exception:
-        if self._answered > answered or (self._answered and self._limit.alone):
-            return BadAnswer("unavailable", f"{tries} tries: {away.detail}")
-        where = "check the URL (OPENAI_BASE_URL) and the server" if not self._answered else "check the server"
-        self._stop = TeacherDown(
-            f"the teacher at {self.url} does not answer ({tries} tries; {away.detail}); {where}, then run the same command again",
-            again=True,
+        patience = min(4, self.settings.max_retries) if few else self.settings.max_retries
+        said = f"{luck.tries} tries; {away.detail}"
+        # Fewer under way than there might be: nothing is left to begin.
+        last_ones = luck.tries > patience and len(self._under_way) < max(2, self.settings.concurrency)
+        if luck.alone > patience or (last_ones and (self._answered or (self._known and away.cause != "connection"))):
+            if away.cause not in ("429", "connection"):
+                self.store.log_failure(self._tried(this.key), this.request.stage, "unavailable", away.detail)
+            raise BadAnswer("unavailable", f"{luck.tries} tries: {away.detail}")
+        if luck.tries <= patience and not self._outage:
+            return
+        if self._answered and time.monotonic() - self._last_answer < self.settings.outage:
+            line = f"the teacher at {self.url} answers nobody ({said}); one request at a time until it does, for {self.settings.outage / 60:.0f} minutes at most"
+            self._say_once(f"outage {self._answered}", line)
+            self._silent_since = self._answered
+            return
+        where = (
+            "check the server" if self._answered or self._known else "check the URL (OPENAI_BASE_URL) and the server"
         )
-        return self._stop
+        down = TeacherDown(
+            f"the teacher at {self.url} does not answer ({said}); {where}, then run the same command again", again=True
+        )
+        self._end(down)
+        raise down
 
     def _check_stop(self) -> None:
         """Nothing is sent any more once it is known to be useless."""
         if self._stop is not None:
             raise self._stop.with_traceback(None)
+
+    def _tried(self, key: str) -> str:
+        """The name of a request among the failures: attempts count for one server and one way of asking, unlike answers."""
+        return f"{key}@{_hash(self.url, self.settings.structured)}"
 
     def _seed(self, sample: int, attempt: int) -> int | None:
         return None if self.settings.seed is None else (self.settings.seed + sample + attempt * _SEED_STRIDE) % _SEEDS
@@ -342,15 +455,15 @@ class Teacher:
         if reply.input_tokens is not None and reply.output_tokens is not None:
             return reply.input_tokens, reply.output_tokens
         self._say_once("usage", "the teacher does not count tokens; they are estimated from the length of the texts")
-        sizes = _size(request), len(reply.text.encode("utf-8", "replace"))
+        sizes = size_of(request), len(reply.text.encode("utf-8", "replace"))
         return math.ceil(sizes[0] / BYTES_PER_TOKEN), math.ceil(sizes[1] / BYTES_PER_TOKEN)
 
     def _about(self, this: _Try, reply: Reply) -> dict[str, Any]:
         """What is recorded beside an answer."""
         return {
             "model": self.settings.model,
-            "temperature": self.settings.temperature,
-            "seed": this.seed,
+            "temperature": None if "temperature" in self._endpoint.left_out else self.settings.temperature,
+            "seed": None if "seed" in self._endpoint.left_out else this.seed,
             "sample": this.request.sample,
             "prompt_version": this.request.prompt_version,
             "served_by": reply.model,
@@ -363,49 +476,5 @@ class Teacher:
             self._say(line)
 
 
-def _read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
-    """The validated answer.
-
-    Raises:
-        BadAnswer: it is not usable.
-    """
-    if reply is not None:
-        if reply.refusal or reply.finish_reason in ("content_filter", "safety"):
-            raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
-        if reply.finish_reason in ("length", "max_tokens"):
-            raise BadAnswer("length", "the answer was cut off at max_tokens")
-    if not text.strip():
-        raise BadAnswer("empty", "the answer has no text")
-    try:
-        text.encode()
-        value = parse_object(text)
-    except UnicodeEncodeError:
-        raise BadAnswer("not_json", "half a surrogate pair in the text") from None
-    except NotJson as error:
-        raise BadAnswer("not_json", str(error)) from None
-    try:
-        return request.reply.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the object"
-        raise BadAnswer("schema", f"{where}: {first['msg']} ({error.error_count()} in all)") from None
-
-
-def _size(request: Request) -> int:
-    """Bytes of both messages and of the schema, which the server adds to them or we do."""
-    return sum(len(text.encode()) for text in (request.system, request.user, reply_schema(request.reply)))
-
-
-def _check_encodable(request: Request) -> None:
-    """Text that can be sent.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        request.system.encode(), request.user.encode()
-    except UnicodeEncodeError as error:
-        around = error.object[max(0, error.start - 20) : error.start]
-        raise UserError(
-            f"{request.stage}: half a surrogate pair in the prompt, after {around!r}; mend that text"
-        ) from None
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
