@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
-from igascale.isomers.leakage import Proof, prove, sha256_of
+from igascale.isomers.leakage import CATEGORIES, Proof, prove, sha256_of
 from igascale.isomers.schema import iter_groups
 from igascale.isomers.similarity import THRESHOLD
 from igascale.isomers.split import TRAIN, Clusters, Cost, assign, check_fractions
@@ -154,5 +154,8 @@ def _prove(files: Mapping[str, Path], threshold: float, ignore: Collection[str])
     )
     for proof in proofs:
         for found, finding in proof.leaks:  # the clusters make this impossible
-            raise RuntimeError(f"the split of {proof.training} and {found.file} leaks: {finding}")
+            raise UserError(
+                f"{proof.training} and {found.file} of this split would share: {CATEGORIES[finding.category]} "
+                f"({finding.groups} groups, e.g. {finding.worst}); nothing was written. This is an error of igascale's, please report it"
+            )
     return proofs
