@@ -126,7 +126,7 @@ def test_the_order_of_texts_with_the_same_words_does_not_matter(order):
 
 @pytest.mark.parametrize("threshold", [0.0, -1, 1.5, 1e-9, float("nan")])
 def test_threshold_is_checked(threshold):
-    with pytest.raises(UserError, match="threshold must be at least 0.05 and at most 1"):
+    with pytest.raises(UserError, match=r"threshold must be at least 0\.05 and at most 1"):
         NearDuplicates(threshold)
 
 
