@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from igascale.errors import UserError, did_you_mean
 from igascale.evaluation.answers import ANSWER_PREFIX, extract_answer, is_correct
+from igascale.isomers.json_lines import parse_json
 
 NODE_TYPES = ("ENTITY", "RELATION", "CONSTRAINT", "PROPOSITION", "GOAL")
 EDGE_LABELS = ("IMPLIES", "REQUIRES", "CAUSES", "CONTRADICTS", "IS_A", "HAS_PROPERTY")
@@ -105,12 +106,9 @@ def iter_groups(path: str | Path, on_problem: OnProblem = refuse) -> Iterator[tu
     for number, line in numbered_lines(Path(path), on_problem=on_problem):
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            on_problem(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one group a line")
-            continue
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-            on_problem(f"{where}: not JSON that can be read ({error}); one group a line")
+            record = parse_json(line, where, "one group a line")
+        except UserError as error:
+            on_problem(str(error))
             continue
         group, problems = parse_group(record, where)
         if group is not None:
@@ -125,7 +123,7 @@ def parse_group(record: Any, where: str) -> tuple[IsomerGroup | None, list[str]]
     """The group that a JSON object holds, or every problem with it.
 
     Args:
-        record: what `json.loads` made of a line.
+        record: what `parse_json` made of a line.
         where: what each problem begins with.
     """
     reader = _Reader(where)

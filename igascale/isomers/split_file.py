@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
+from igascale.files import exists
 from igascale.isomers.leakage import CATEGORIES, Proof, prove, sha256_of
 from igascale.isomers.schema import iter_groups
 from igascale.isomers.similarity import THRESHOLD
@@ -112,7 +113,7 @@ def new_folder(out_dir: str | Path) -> Iterator[Path]:
         UserError: there is something at its place already, or it cannot be written.
     """
     out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if exists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already exists and is not empty; choose another folder or delete it")
     temporary = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.tmp"
     try:
