@@ -22,6 +22,7 @@ from igascale.errors import UserError
 from igascale.hooks.base import GradientHook
 from igascale.loading import Data, Split, check_domains, check_room, check_seeds, load_data, training_domains
 from igascale.model import add_lora, check_vocabulary, load_base_model, load_tokenizer, set_activation_checkpointing
+from igascale.same_data import check_same_data
 
 __all__ = [
     "Data",
@@ -32,6 +33,7 @@ __all__ = [
     "build_student",
     "check_domains",
     "check_room",
+    "check_same_data",
     "check_seeds",
     "find_run_folder",
     "load_data",

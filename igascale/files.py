@@ -1,9 +1,11 @@
-"""Small files that are read while they are written: whole, or as they were before."""
+"""Files: whether a path is taken, and small ones that are read while they are written: whole, or as they were before."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from igascale.errors import UserError
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
@@ -34,3 +36,18 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is something at a path.
+
+    Raises:
+        UserError: the path cannot be looked at, as one whose name is too long.
+    """
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError) as error:
+        told = str(path)
+        shown = told if len(told) <= 80 else told[:77] + "..."
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{shown}: cannot look at this path ({reason}); check it") from None

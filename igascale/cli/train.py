@@ -92,6 +92,7 @@ def command(
             record.complete(folder, run_config.model.path)
         lifeline.pulse("preparing")
         data = assemble.load_data(run_config, student.tokenizer, _listener(lifeline))
+        assemble.check_same_data(data, student.tokenizer, comm)
         assemble.check_domains(run_config, rule, data.domains)
         assemble.check_room(data, student.model)
         engine = assemble.build_engine(run_config, student, rule, device)

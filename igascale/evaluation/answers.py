@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: What stands before the answer, in the texts that are trained on and in those that are scored.
+ANSWER_PREFIX = "Answer:"
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 
 
@@ -16,8 +18,6 @@ def extract_answer(text: str) -> str | None:
         >>> extract_answer("The fee is 3, then 4.\\nAnswer: 'The Bank'.")
         'the bank'
     """
-    from igascale.isomers.encode import ANSWER_PREFIX  # here, because it brings torch with it
-
     _, prefix, rest = text.rpartition(ANSWER_PREFIX)
     if not prefix or not rest:
         return None

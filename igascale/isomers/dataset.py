@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
+from igascale.files import exists
 from igascale.isomers.generator import STEPS, Forms, Recipe, check, generate_stream
 from igascale.isomers.kinds import KINDS
 from igascale.isomers.kinds.vocabulary import OOD_DOMAINS, TRAINING_DOMAINS
@@ -106,7 +107,7 @@ def generate_dataset(
             or `generate` refuses its arguments.
     """
     out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if exists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already exists and is not empty; choose another folder or delete it")
     options = {
         "groups": groups,
@@ -314,8 +315,9 @@ class _File:
     def drop(self) -> None:
         with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer, too
             self._file.close()
-        self._part.unlink(missing_ok=True)
-        self._path.unlink(missing_ok=True)
+        for path in (self._part, self._path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -336,9 +338,10 @@ def _folder(out: Path, names: Sequence[str]) -> Iterator[dict[str, _File]]:
     except BaseException as error:
         for file in files.values():
             file.drop()
-        (out / "manifest.json").unlink(missing_ok=True)
-        if new:
-            out.rmdir()
+        with contextlib.suppress(OSError):  # the reason why we are here is what is to be said
+            (out / "manifest.json").unlink(missing_ok=True)
+            if new:
+                out.rmdir()
         if isinstance(error, OSError):
             raise UserError(f"{out}: cannot write there ({error.strerror}); nothing is left of it") from None
         raise

@@ -12,10 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from igascale.errors import UserError
+from igascale.evaluation.answers import ANSWER_PREFIX
 from igascale.isomers.schema import Instance, IsomerGroup
 from igascale.loss import IGNORED
-
-ANSWER_PREFIX = "Answer:"
 
 
 @dataclass

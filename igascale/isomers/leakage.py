@@ -158,8 +158,8 @@ def check_categories(names: Collection[str]) -> None:
 def seeds_of(group: IsomerGroup) -> tuple[str, ...]:
     """The seed problems that a group's texts come from: its own, and those of a random pairing (``data variant``)."""
     variant = group.meta.get("variant")
-    others = variant.get("seeds", ()) if isinstance(variant, dict) else ()
-    return tuple(dict.fromkeys((group.seed_id, *map(str, others))))
+    others = variant.get("seeds") if isinstance(variant, dict) else None
+    return tuple(dict.fromkeys((group.seed_id, *map(str, others if isinstance(others, list) else ()))))
 
 
 def form_of(group: IsomerGroup) -> str | None:

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from igascale.errors import UserError, did_you_mean
+from igascale.evaluation.answers import ANSWER_PREFIX, extract_answer, is_correct
+from igascale.isomers.json_lines import parse_json
 
 NODE_TYPES = ("ENTITY", "RELATION", "CONSTRAINT", "PROPOSITION", "GOAL")
 EDGE_LABELS = ("IMPLIES", "REQUIRES", "CAUSES", "CONTRADICTS", "IS_A", "HAS_PROPERTY")
@@ -103,12 +106,9 @@ def iter_groups(path: str | Path, on_problem: OnProblem = refuse) -> Iterator[tu
     for number, line in numbered_lines(Path(path), on_problem=on_problem):
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            on_problem(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one group a line")
-            continue
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-            on_problem(f"{where}: not JSON that can be read ({error}); one group a line")
+            record = parse_json(line, where, "one group a line")
+        except UserError as error:
+            on_problem(str(error))
             continue
         group, problems = parse_group(record, where)
         if group is not None:
@@ -123,7 +123,7 @@ def parse_group(record: Any, where: str) -> tuple[IsomerGroup | None, list[str]]
     """The group that a JSON object holds, or every problem with it.
 
     Args:
-        record: what `json.loads` made of a line.
+        record: what `parse_json` made of a line.
         where: what each problem begins with.
     """
     reader = _Reader(where)
@@ -339,7 +339,7 @@ class _Reader:
             domain=domain,
             problem=self.text(item, "problem", at),
             cot=self.text(item, "cot", at, may_be_empty=True),
-            answer=self.text(item, "answer", at),
+            answer=self.answer(item, at),
             id=self.text(item, "id", at) if "id" in item else f"{group_id}/{domain}",
         )
 
@@ -428,6 +428,16 @@ class _Reader:
             return value
         return ""
 
+    def answer(self, item: dict[str, Any], at: str) -> str:
+        answer = self.text(item, "answer", at)
+        if answer and not _can_be_right(answer):
+            shown = answer if len(answer) <= 60 else answer[:57] + "..."
+            self.note(
+                f"{at}.answer",
+                f"{shown!r} could never be scored as right: an answer is one line of more than dots and quotes, without '{ANSWER_PREFIX}'",
+            )
+        return answer
+
     def choice(self, record: dict[str, Any], key: str, at: str, known: Iterable[str]) -> str:
         value, known = self.text(record, key, at), list(known)
         if value and value not in known:
@@ -436,6 +446,12 @@ class _Reader:
 
     def note(self, name: str, problem: str) -> None:
         self.problems.append(f"{self.where}: field '{name}': {problem}")
+
+
+@lru_cache(maxsize=1 << 14)  # the domains of a group mostly have one answer, and a file few
+def _can_be_right(answer: str) -> bool:
+    """Whether a model that writes just what it is taught would be scored as right. What stands before the last prefix is no matter."""
+    return is_correct(extract_answer(f"{ANSWER_PREFIX} {answer}"), answer)
 
 
 def _type(value: Any) -> str:

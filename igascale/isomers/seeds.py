@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError, did_you_mean
+from igascale.isomers.json_lines import parse_json
 from igascale.isomers.schema import numbered_lines
 
 
@@ -77,13 +78,7 @@ def iter_seeds(path: str | Path, fields: SeedFields | None = None) -> Iterator[t
     number = 0
     for number, line in numbered_lines(Path(path), "file of seeds"):
         where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one seed a line") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-            raise UserError(f"{where}: not JSON that can be read ({error}); one seed a line") from None
-        yield number, seed_of(record, where, fields)
+        yield number, seed_of(parse_json(line, where, "one seed a line"), where, fields)
     if not number:
         raise UserError(f"{path}: no seeds in it; expected one JSON object a line (docs/factory.md)")
 

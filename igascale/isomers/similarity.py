@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Measured on generated problems of all kinds (docs/leakage.md).
 THRESHOLD = 0.8
-#: Below it the index would need bands without end, to find pairs that have nothing to do with each other.
+#: A lower one would need hundreds of bands, and everything is that alike.
 LEAST_THRESHOLD = 0.05
 _WEIGHT = 2
 _RECALL = 0.995  # of the candidates, for a pair whose similarity is the threshold; more for a closer one
@@ -52,6 +52,11 @@ class Sketch:
             return 1.0
         return _jaccard(set(self.shingles.tolist()), other.shingles)
 
+    @property
+    def exact(self) -> tuple[int, int]:
+        """Equal where all that is compared is: texts of one identity may have their sentences end elsewhere, and so other shingles."""
+        return self.identity, hash(self.shingles.tobytes())
+
 
 def sketch(text: str) -> Sketch:
     """Read a text. One without a single word or symbol is like itself alone."""
@@ -66,10 +71,10 @@ class NearDuplicates(Generic[Key]):
     """An index of texts that finds those like a given one.
 
     No false positives: what is returned has that similarity. A pair just at the threshold is missed 1 time in 200, a closer one
-    less often. The same texts in the same order give the same matches everywhere. Holds about 5 kB a text (docs/leakage.md).
+    less often. The same texts give the same matches everywhere, whatever their order. Holds about 5 kB a text (docs/leakage.md).
 
     Args:
-        threshold: least similarity, `LEAST_THRESHOLD` to 1.
+        threshold: least similarity, from 0.05 to 1.
         seed: of the hash functions that propose candidates.
 
     Raises:
@@ -90,7 +95,8 @@ class NearDuplicates(Generic[Key]):
         self._lsh = MinHashLSH(num_perm=self._width, params=(bands, rows))
         self._keys: list[list[Key]] = []  # per different text, all that were added under it
         self._shingles: list[np.ndarray] = []
-        self._by_identity: dict[int, int] = {}
+        self._by_identity: dict[int, list[int]] = {}  # one for each way of ending its sentences
+        self._by_exact: dict[tuple[int, int], int] = {}
         self._last: tuple[Sketch, MinHash] | None = None
 
     def __len__(self) -> int:
@@ -100,12 +106,11 @@ class NearDuplicates(Generic[Key]):
     def add(self, key: Key, text: str | Sketch) -> None:
         """Add a text under a key; a key may come twice."""
         item = sketch(text) if isinstance(text, str) else text
-        known = self._by_identity.get(item.identity)
-        if known is not None:
-            self._keys[known].append(key)
+        index = self._by_exact.setdefault(item.exact, len(self._keys))
+        if index < len(self._keys):
+            self._keys[index].append(key)
             return
-        index = len(self._keys)
-        self._by_identity[item.identity] = index
+        self._by_identity.setdefault(item.identity, []).append(index)
         self._keys.append([key])
         self._shingles.append(item.shingles)
         if len(item.shingles):
@@ -114,14 +119,12 @@ class NearDuplicates(Generic[Key]):
     def matches(self, text: str | Sketch) -> list[tuple[Key, float]]:
         """Keys of the texts like this one and their similarity, the most similar first, then in the order they were added."""
         item = sketch(text) if isinstance(text, str) else text
-        found = []
-        same = self._by_identity.get(item.identity)
-        if same is not None:
-            found.append((1.0, same))
+        same = self._by_identity.get(item.identity, [])
+        found = [(1.0, index) for index in same]
         if len(item.shingles):
             shingles = set(item.shingles.tolist())
             for index in self._lsh.query(self._minhash(item)):
-                similarity = 0.0 if index == same else _jaccard(shingles, self._shingles[index])
+                similarity = 0.0 if index in same else _jaccard(shingles, self._shingles[index])
                 if similarity >= self.threshold:
                     found.append((similarity, index))
         found.sort(key=lambda pair: (-pair[0], pair[1]))

@@ -82,7 +82,7 @@ class Clusters:
         self._parent: dict[str, str] = {}
         self._forms: dict[int, str] = {}
         self._problems: dict[int, str] = {}  # identity of a text -> the first seed that has it
-        self._near: NearDuplicates[tuple[str, int]] = NearDuplicates(threshold)  # (seed, identity)
+        self._near: NearDuplicates[tuple[str, tuple[int, int]]] = NearDuplicates(threshold)  # (seed, Sketch.exact)
 
     def add(self, group: IsomerGroup) -> None:
         """Add a group, tying its seed to those that it resembles."""
@@ -103,11 +103,11 @@ class Clusters:
         if "near" in self.ignore:
             return
         matches = self._near.matches(item)
-        for (other, identity), _ in matches:
-            if identity != item.identity:
+        for (other, exact), _ in matches:
+            if exact[0] != item.identity:
                 self._tie("near", seed, other)
-        if all(identity != item.identity or other != seed for (other, identity), _ in matches):
-            self._near.add((seed, item.identity), item)
+        if all(key != (seed, item.exact) for key, _ in matches):
+            self._near.add((seed, item.exact), item)
 
     def members(self) -> list[list[str]]:
         """The clusters, each sorted, in the order of their first member."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
-from igascale.isomers.leakage import Proof, prove, sha256_of
+from igascale.files import exists
+from igascale.isomers.leakage import CATEGORIES, Proof, prove, sha256_of
 from igascale.isomers.schema import iter_groups
 from igascale.isomers.similarity import THRESHOLD
 from igascale.isomers.split import TRAIN, Clusters, Cost, assign, check_fractions
@@ -112,7 +113,7 @@ def new_folder(out_dir: str | Path) -> Iterator[Path]:
         UserError: there is something at its place already, or it cannot be written.
     """
     out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if exists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already exists and is not empty; choose another folder or delete it")
     temporary = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.tmp"
     try:
@@ -154,5 +155,8 @@ def _prove(files: Mapping[str, Path], threshold: float, ignore: Collection[str])
     )
     for proof in proofs:
         for found, finding in proof.leaks:  # the clusters make this impossible
-            raise RuntimeError(f"the split of {proof.training} and {found.file} leaks: {finding}")
+            raise UserError(
+                f"{proof.training} and {found.file} of this split would share: {CATEGORIES[finding.category]} "
+                f"({finding.groups} groups, e.g. {finding.worst}); nothing was written. This is an error of igascale's, please report it"
+            )
     return proofs

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError
+from igascale.isomers.json_lines import parse_json
 from igascale.isomers.schema import iter_groups, numbered_lines
 from igascale.isomers.seeds import SeedFields, seed_of
 
@@ -64,12 +64,7 @@ def _seed(record: dict[str, Any], where: str, solutions: bool) -> Iterator[tuple
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise UserError(f"{path}:{number}: not JSON that can be read ({error})") from None
+    record = parse_json(line, f"{path}:{number}", "one text a line")
     if not isinstance(record, dict):
         raise UserError(f"{path}:{number}: not a JSON object; the first line is one")
     return record

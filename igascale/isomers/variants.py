@@ -99,20 +99,23 @@ def _random_pairing(path: Path, domains: Sequence[str], options: dict[str, Any])
 
 
 def _paired(path: Path, domains: Sequence[str], seed: int) -> Iterator[IsomerGroup]:
-    groups = [replace(group, dag=None, meta={}) for group in read_groups(path)]
+    groups = [
+        replace(group, dag=None, meta={name: value for name, value in group.meta.items() if name == "variant"})
+        for group in read_groups(path)
+    ]
     columns = []
     for index, domain in enumerate(domains):
         order = list(range(len(groups)))
         random.Random(f"igascale pairing {seed}/{index}").shuffle(order)
-        columns.append([(groups[place], _instance(groups[place], domain)) for place in order])
+        columns.append([(groups[place], *_instance(path, groups[place], domain)) for place in order])
     for number, row in enumerate(zip(*columns)):
-        kinds = {group.kind for group, _ in row}
+        kinds = {group.kind for group, _, _ in row}
         yield IsomerGroup(
             id=f"pair-{number:05d}",
-            seed_id=row[0][0].seed_id,  # over the file every seed comes up as often as before
-            instances=tuple(instance for _, instance in row),
+            seed_id=row[0][2],  # over the file every seed comes up as often as before
+            instances=tuple(instance for _, instance, _ in row),
             kind=kinds.pop() if len(kinds) == 1 else None,
-            meta={"variant": {"kind": "random-pairing", "seeds": [group.seed_id for group, _ in row]}},
+            meta={"variant": {"kind": "random-pairing", "seeds": [seed_id for _, _, seed_id in row]}},
         )
 
 
@@ -174,12 +177,32 @@ def _like(keys: str) -> str:
 
 def _told_in(path: Path, domains: Sequence[str], kind: str) -> Iterator[IsomerGroup]:
     for _, group in iter_groups(path):
-        instances = tuple(_instance(group, domain) for domain in domains)
-        yield replace(group, instances=instances, meta={**group.meta, "variant": {"kind": kind}})
+        told = [_instance(path, group, domain) for domain in domains]
+        seeds = [seed_id for _, seed_id in told]
+        variant: dict[str, Any] = {"kind": kind}
+        if len(set(seeds)) > 1:
+            variant["seeds"] = seeds
+        yield replace(
+            group,
+            seed_id=seeds[0],  # of a random pairing the domain that it came from may be gone
+            instances=tuple(instance for instance, _ in told),
+            meta={**group.meta, "variant": variant},
+        )
 
 
-def _instance(group: IsomerGroup, domain: str) -> Instance:
-    return next(instance for instance in group.instances if instance.domain == domain)
+def _instance(path: Path, group: IsomerGroup, domain: str) -> tuple[Instance, str]:
+    """A group's telling in a domain, and the seed problem that it tells: of a random pairing its own."""
+    index, instance = next(item for item in enumerate(group.instances) if item[1].domain == domain)
+    variant = group.meta.get("variant")
+    seeds = variant.get("seeds") if isinstance(variant, dict) else None
+    if seeds is None:
+        return instance, group.seed_id
+    if not isinstance(seeds, list) or len(seeds) != len(group.instances) or not all(isinstance(s, str) for s in seeds):
+        raise UserError(
+            f"{path}: group '{group.id}': meta.variant.seeds must name a seed for each of its {len(group.instances)} instances, in "
+            "their order; make the variant from the file that this one was made from"
+        )
+    return instance, seeds[index]
 
 
 def _first(path: str | Path) -> Iterator[tuple[int, IsomerGroup]]:

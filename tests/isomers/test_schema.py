@@ -6,6 +6,8 @@ import json
 import pytest
 
 from igascale.errors import UserError
+from igascale.evaluation.answers import extract_answer, is_correct
+from igascale.isomers.encode import completion_text
 from igascale.isomers.generator import generate
 from igascale.isomers.schema import (
     EDGE_LABELS,
@@ -86,6 +88,10 @@ BROKEN = [
     (put("  ", "instances", 0, "problem"), "'instances[0].problem'", "empty"),
     (put(None, "instances", 0, "cot"), "'instances[0].cot'", "must be a string, not null"),
     (put(True, "instances", 0, "answer"), "'instances[0].answer'", "must be a string, not a boolean"),
+    *[
+        (put(answer, "instances", 1, "answer"), f"'instances[1].answer': {answer!r}", "could never be scored as right")
+        for answer in ("1\n2", "...", "Answer: 5", "\n5", '"."', "a\u2028b", "5 (Answer:)")
+    ],
     (put("x", "instances", 0, "anwser"), "'instances[0].anwser'", "did you mean 'answer'"),
     (put("law", "instances", 1, "domain"), "'instances[1].domain'", "twice"),
     (put([], "meta"), "'meta'", "must be an object, not a list"),
@@ -110,6 +116,17 @@ def test_bad_line_names_file_line_and_field(tmp_path, records, change, field, pr
     assert field in message
     assert problem in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "answer", ["5", " 5. ", '"The Bank."', "Ja.", "\\frac{1}{2}", "x, y", "answer: 5", "是", "'", "-0.5"]
+)
+def test_answers_that_can_be_right(tmp_path, records, answer):
+    put(answer, "instances", 0, "answer")(records[0])
+    group = read_groups(write_lines(tmp_path / "good.jsonl", records))[0]
+    instance = group.instances[0]
+    assert instance.answer == answer
+    assert is_correct(extract_answer(completion_text(instance)), answer)
 
 
 def test_broken_json_names_line_and_column(tmp_path, records):

@@ -3,8 +3,8 @@
 import pytest
 
 from igascale.errors import UserError
+from igascale.evaluation.answers import ANSWER_PREFIX
 from igascale.isomers.encode import (
-    ANSWER_PREFIX,
     completion_text,
     encode_example,
     encode_groups,

@@ -110,10 +110,30 @@ def test_matches_are_sorted_and_keys_may_repeat():
     assert len(near) == 4
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.0001, -1, 1.5])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_texts_with_the_same_words_does_not_matter(order):
+    """Where their sentences end decides their shingles: each text is found by what is like it, not only the first."""
+    apart = "Baker K has 5 loaves. Miller B has 7 sacks. Clerk T has 3 books. Find the total of all goods held"
+    as_one = apart.replace(".", "")
+    like_it = as_one.replace("goods", "wares")
+    assert similarity(apart, as_one) == 1.0 and similarity(apart, like_it) < THRESHOLD <= similarity(as_one, like_it)
+    near = NearDuplicates()
+    for name, text in (("apart", apart), ("as one", as_one))[::order]:
+        near.add(name, text)
+    assert [key for key, _ in near.matches(like_it)] == ["as one"]
+    assert sorted(near.matches(apart)) == [("apart", 1.0), ("as one", 1.0)]
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1, 1.5, 1e-9, float("nan")])
 def test_threshold_is_checked(threshold):
-    with pytest.raises(UserError, match=r"threshold must be at least 0\.05"):
+    with pytest.raises(UserError, match=r"threshold must be at least 0\.05 and at most 1"):
         NearDuplicates(threshold)
+
+
+def test_the_lowest_threshold_works():
+    near = NearDuplicates(0.05)
+    near.add("a", PROBLEM)
+    assert near.matches(f"Code amber. {PROBLEM}")
 
 
 def edits(text, rng):

@@ -140,6 +140,41 @@ def test_a_retelling_under_another_seed_stays_with_its_problem():
     assert shared(loose, form_of) != [] and "form" not in cost.ties
 
 
+def test_the_same_words_in_other_sentences_stay_with_what_is_like_either(tmp_path):
+    apart = "Baker K has 5 loaves. Miller B has 7 sacks. Clerk T has 3 books. Find the total of all goods held"
+    as_one = apart.replace(".", "")
+    alike = [apart, as_one, as_one.replace("goods", "wares")]
+    texts = [*alike, *map(problem, range(10))]
+    bank = [IsomerGroup(f"g{i}", f"s{i}", (Instance("law", text, "", "1"),)) for i, text in enumerate(texts)]
+    for seed in range(8):  # by one of these, the three would part
+        write_groups(tmp_path / "all.jsonl", bank)
+        result = split_file(tmp_path / "all.jsonl", tmp_path / f"out{seed}", {"validation": 0.4}, seed)
+        assert not any(proof.leaks for proof in result.proofs)
+        assert result.cost.largest_holds == ("s0", "s1", "s2")
+        assert result.cost.ties["near"] == 1
+
+
+def test_a_split_that_leaks_is_not_written(source, tmp_path, monkeypatch):
+    def tie_nothing(self, group):
+        self._parent.setdefault(group.seed_id, group.seed_id)
+
+    lines = source.read_text().splitlines(keepends=True)
+    record = json.loads(lines[0])
+    record["id"], record["seed_id"] = "copy", "copy"
+    for instance in record["instances"]:
+        instance["id"] = f"copy/{instance['domain']}"
+    source.write_text("".join([*lines, json.dumps(record) + "\n"]))
+    monkeypatch.setattr(Clusters, "add", tie_nothing)
+    for seed in range(20):
+        try:
+            split_file(source, tmp_path / f"out{seed}", {"validation": 0.5}, seed)
+        except UserError as error:
+            assert "would share: identical problem" in str(error) and "nothing was written" in str(error)
+            assert not (tmp_path / f"out{seed}").exists()
+            return
+    pytest.fail("no seed parted the copies")
+
+
 def test_one_cluster_cannot_be_split():
     bank = [
         IsomerGroup(f"g{i}", f"s{i}", (Instance("law", f"{problem(1)} {WORDS[i]}", "", "x", f"g{i}/law"),))

@@ -11,8 +11,9 @@ from igascale.cli import main
 from igascale.config import load_config
 from igascale.errors import UserError
 from igascale.isomers.kinds.vocabulary import TRAINING_DOMAINS
-from igascale.isomers.leakage import prove, sha256_of
+from igascale.isomers.leakage import prove, seeds_of, sha256_of
 from igascale.isomers.schema import read_groups
+from igascale.isomers.split_file import split_file
 from igascale.isomers.variants import VariantOptions, write_variant
 
 import runs
@@ -131,6 +132,65 @@ def test_bad_options_write_nothing(parent, tmp_path, kind, options, message):
     with pytest.raises(UserError, match=message):
         write_variant(parent, tmp_path / "v", kind, options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def paired(parent, tmp_path):
+    write_variant(parent, tmp_path / "paired", "random-pairing", VariantOptions(seed=3))
+    return tmp_path / "paired" / "train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("n-domains", VariantOptions(num_domains=2)),
+        ("n-domains", VariantOptions(domains=("science", "medicine"))),
+        ("single-domain", VariantOptions(domain="law")),
+        ("leaky", VariantOptions(domain="mathematics")),
+        ("random-pairing", VariantOptions(seed=8)),
+    ],
+)
+def test_a_variant_of_a_pairing_knows_every_instances_seed(parent, paired, tmp_path, kind, options):
+    seed_of = {i.id: group.seed_id for group in read_groups(parent) for i in group.instances}
+    write_variant(paired, tmp_path / "v", kind, options)
+    for file in (tmp_path / "v").glob("*.jsonl"):
+        groups = read_groups(file)
+        for group in groups:
+            assert group.seed_id == seed_of[group.instances[0].id]
+            assert set(seeds_of(group)) == {seed_of[i.id] for i in group.instances}
+        if file.name == "train.jsonl":
+            assert Counter(g.seed_id for g in groups) == Counter(g.seed_id for g in read_groups(parent))
+        assert any(len(seeds_of(group)) > 1 for group in groups) == (len(groups[0].instances) > 1)
+
+
+def test_fewer_domains_of_a_pairing_still_tie_its_seeds(parent, paired, tmp_path):
+    """No split of them passes with an instance of one seed on two sides."""
+    seed_of = {i.id: group.seed_id for group in read_groups(parent) for i in group.instances}
+    write_variant(paired, tmp_path / "v", "n-domains", VariantOptions(num_domains=2))
+    for seed in range(5):
+        out = tmp_path / f"s{seed}"
+        try:
+            split_file(
+                tmp_path / "v" / "train.jsonl", out, {"validation": 0.3}, seed, ignore=("near", "problem", "form")
+            )
+        except UserError as error:
+            assert "must stay together" in str(error)
+            continue
+        sides = [
+            {seed_of[i.id] for group in read_groups(out / f"{part}.jsonl") for i in group.instances}
+            for part in ("train", "validation")
+        ]
+        assert not sides[0] & sides[1]
+
+
+def test_seeds_that_do_not_fit_the_instances_are_refused(paired, tmp_path):
+    lines = [json.loads(line) for line in paired.read_text().splitlines()]
+    lines[1]["meta"]["variant"]["seeds"].pop()
+    paired.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        UserError, match=r"train.jsonl: group 'pair-00001': meta.variant.seeds must name a seed for each of its 4"
+    ):
+        write_variant(paired, tmp_path / "v", "n-domains", VariantOptions(num_domains=2))
 
 
 def test_a_pairing_needs_two_domains(parent, tmp_path):

@@ -51,16 +51,18 @@ def command(
       igascale data seeds --out hard.jsonl --kinds all --depth 3 4 --width 2 --paraphrase full
     """
     from collections import Counter
+    from contextlib import suppress
     from pathlib import Path
 
     from igascale.errors import UserError
+    from igascale.files import exists
     from igascale.isomers.generated_seeds import generate_with_seeds
     from igascale.isomers.generator import STEPS
     from igascale.isomers.kinds import KINDS, kinds_named
     from igascale.isomers.kinds.wording import PLAIN, Wording
     from igascale.isomers.seeds import write_seeds
 
-    if Path(out).exists():
+    if exists(out):
         raise UserError(f"{out}: already exists; choose another name or delete it")
     pairs = generate_with_seeds(
         count,
@@ -76,7 +78,8 @@ def command(
     try:
         write_seeds(out, seeds)
     except OSError as error:
-        Path(out).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(out).unlink(missing_ok=True)
         raise UserError(f"{out}: cannot write this file ({error.strerror}); check the path") from None
     kinds_made = Counter(str(problem.kind) for problem in seeds)
     click.echo(f"{out}: {len(seeds)} seeds; kinds {', '.join(f'{kind} {n}' for kind, n in kinds_made.items())}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.errors import UserError, did_you_mean
+from igascale.files import exists
 from igascale.isomers.inspection.side_by_side import counted
 from igascale.isomers.schema import IsomerGroup, iter_groups
 
@@ -42,8 +43,9 @@ def find_source(path: Path) -> Source:
     Raises:
         UserError: the folder holds no groups and no rejections; it says what it holds instead.
     """
+    there = exists(path)
     if not path.is_dir():
-        if path.exists() and not path.is_file():
+        if there and not path.is_file():
             raise UserError(f"{path}: is no regular file; write the groups to one first, it may be read more than once")
         return Source(path, path)  # reading it complains if it is not there
     groups, rejected = path / GROUPS, path / REJECTED

@@ -120,7 +120,7 @@ def as_text(value: Any) -> str:
 def _entry(line: bytes, where: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise UserError(f"{where}: not valid JSON ({error}); one rejection a line") from None
     if not isinstance(entry, dict):
         raise UserError(f"{where}: must be an object with seed_id, stage and reason")
