@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 #: What stands before the answer, in the texts that are trained on and in those that are scored.
 ANSWER_PREFIX = "Answer:"
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
@@ -45,3 +47,12 @@ def normalise_answer(answer: str) -> str:
 def is_correct(predicted: str | None, expected: str) -> bool:
     """Exact match of a predicted (normalised or ``None``) with the expected answer."""
     return predicted is not None and predicted == normalise_answer(expected)
+
+
+@lru_cache(maxsize=1 << 14)  # the domains of a group mostly have one answer, and a file few
+def can_be_right(expected: str) -> bool:
+    """Whether a model that writes just what it is taught would be scored as right.
+
+    Not so for two lines, for nothing but dots and quotes, and with ``Answer:`` inside.
+    """
+    return is_correct(extract_answer(f"{ANSWER_PREFIX} {expected}"), expected)

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from igascale.errors import UserError, did_you_mean
-from igascale.evaluation.answers import ANSWER_PREFIX, extract_answer, is_correct
+from igascale.evaluation.answers import ANSWER_PREFIX, can_be_right
 from igascale.isomers.json_lines import parse_json
 
 NODE_TYPES = ("ENTITY", "RELATION", "CONSTRAINT", "PROPOSITION", "GOAL")
@@ -430,7 +429,7 @@ class _Reader:
 
     def answer(self, item: dict[str, Any], at: str) -> str:
         answer = self.text(item, "answer", at)
-        if answer and not _can_be_right(answer):
+        if answer and not can_be_right(answer):
             shown = answer if len(answer) <= 60 else answer[:57] + "..."
             self.note(
                 f"{at}.answer",
@@ -446,12 +445,6 @@ class _Reader:
 
     def note(self, name: str, problem: str) -> None:
         self.problems.append(f"{self.where}: field '{name}': {problem}")
-
-
-@lru_cache(maxsize=1 << 14)  # the domains of a group mostly have one answer, and a file few
-def _can_be_right(answer: str) -> bool:
-    """Whether a model that writes just what it is taught would be scored as right. What stands before the last prefix is no matter."""
-    return is_correct(extract_answer(f"{ANSWER_PREFIX} {answer}"), answer)
 
 
 def _type(value: Any) -> str:

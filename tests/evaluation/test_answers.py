@@ -1,10 +1,12 @@
 """Extraction of answers: a table of traps."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from igascale.evaluation.answers import extract_answer, is_correct, normalise_answer
+from igascale.evaluation.answers import can_be_right, extract_answer, is_correct, normalise_answer
+from igascale.isomers.encode import completion_text
+from igascale.isomers.schema import Instance
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,14 @@ def test_what_training_writes_is_read_back(answer):
     if "Answer:" not in answer:
         text = completion_text(Instance("d", "p", "First, Answer: no.", answer))
         assert is_correct(extract_answer(text), answer)
+
+
+@given(
+    cot=st.sampled_from(["", "So it is 3.", "Answer: 4", "Answer"]),
+    answer=st.text("aA5 .\n\"'\u2028", min_size=1, max_size=6),
+)
+@example(cot="", answer="Answer: 5")
+@example(cot="Answer:", answer="...")
+def test_what_can_be_right_is_what_the_taught_text_scores(cot, answer):
+    taught = completion_text(Instance("law", "Which?", cot, answer))
+    assert can_be_right(answer) == is_correct(extract_answer(taught), answer)

@@ -169,6 +169,7 @@ def telling(uses=((), (1,)), answer="K", problem="Who?"):
         (telling(problem=" "), "problem_missing"),
         (telling(answer=' "." '), "answer_missing"),
         (telling(answer="K\nbecause"), "answer_long"),
+        (telling(answer="Answer: K"), "answer_long"),
         (telling(uses=()), "steps_missing"),
         (telling(uses=((2,), ())), "steps_invalid"),
     ],

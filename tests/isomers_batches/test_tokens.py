@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from igascale.errors import UserError
-from igascale.evaluation.answers import extract_answer, is_correct
+from igascale.evaluation.answers import can_be_right
 from igascale.isomers import cache
 from igascale.isomers.cache import Listener, cache_folder, open_tokens
 from igascale.isomers.encode import encode_groups
@@ -27,7 +27,7 @@ from tiny import tiny_tokenizer
 
 NAMES = ("law", "médecine", "a", "b c")
 TEXT = st.text("ab1 \n\tAnswer:Zé🙂<s></s>", min_size=1, max_size=30).filter(lambda text: text.strip())
-ANSWER = TEXT.map(lambda text: text.replace("\n", " ")).filter(lambda a: is_correct(extract_answer(f"Answer: {a}"), a))
+ANSWER = TEXT.map(lambda text: text.replace("\n", " ")).filter(can_be_right)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from igascale.errors import did_you_mean
-from igascale.evaluation.answers import normalise_answer
+from igascale.evaluation.answers import ANSWER_PREFIX, can_be_right, normalise_answer
 from igascale.isomers.factory.replies import ExtractReply, InstantiateReply, VerifyReply
 from igascale.isomers.factory.structure import describe, first_fault, same_structure
 from igascale.isomers.normal import is_symbol, tokens
@@ -136,8 +136,8 @@ def check_telling(reply: InstantiateReply) -> Issue | None:
         return Issue("problem_missing", "the problem is empty")
     if not normalise_answer(reply.answer):
         return Issue("answer_missing", "the answer is empty")
-    if len(reply.answer.strip().splitlines()) > 1:
-        return Issue("answer_long", "the answer must stand on one line")
+    if not can_be_right(reply.answer.strip()):
+        return Issue("answer_long", f"the answer must stand on one line, by itself and without '{ANSWER_PREFIX}'")
     if not reply.cot_solution or any(not step.step.strip() for step in reply.cot_solution):
         return Issue("steps_missing", "the solution has no steps, or an empty one")
     fault = first_fault([step.depends_on for step in reply.cot_solution])
