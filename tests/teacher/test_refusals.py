@@ -314,3 +314,14 @@ def test_closing_does_not_wait_for_a_pause(rig):
         assert rig.run(server, scenario, concurrency=4) < 2 and len(server.log) == 4
     with FaultyServer(echo, Plan(["500"] * 100)) as server:
         assert rig.run(server, scenario, concurrency=4, backoff=60, backoff_cap=60) < 2
+
+
+def test_a_server_that_ignores_max_tokens_does_not_overrun_the_budget_for_long(rig):
+    def shape(completion):
+        completion["usage"]["completion_tokens"] = 1000
+
+    with Shaped(shape) as server:
+        prices = {"input_price": 0.001, "output_price": 10.0, "max_tokens": 10, "budget": 0.1}
+        rig.ask(server, *map(question, range(40)), concurrency=2, **prices)
+        assert rig.spending["extract"].cost <= 0.101 and 8 <= len(server.log) <= 10
+        assert sum("ignores max_tokens" in line for line in rig.said) == 1

@@ -248,6 +248,9 @@ class Teacher:
             raise await self._blamed(this, bad) from None
         # From here to the store without a pause: the next request cannot be sent before this answer is safe.
         tokens = self._tokens(request, reply)
+        if tokens[1] > this.max_tokens:
+            line = f"the teacher ignores max_tokens: an answer had {tokens[1]:,}, not {this.max_tokens:,}; the budget reckons with the longest"
+            self._say_once("max_tokens", line)
         try:
             value = read(request, reply.text, reply)
         except BadAnswer as bad:
