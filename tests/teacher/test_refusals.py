@@ -7,6 +7,11 @@ import pytest
 from aiohttp import web
 
 from igascale.errors import TRY_AGAIN, UserError
+from igascale.isomers.factory.domains import Domain
+from igascale.isomers.factory.gates import GateSettings
+from igascale.isomers.factory.pipeline import Pipeline, Unavailable
+from igascale.isomers.factory.prompts import load_prompts
+from igascale.isomers.seeds import Seed
 from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import Answer, BadAnswer, TeacherDown
 
@@ -290,6 +295,28 @@ def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
         for bad in rig.ask(server, question(0), question(1), **quick):
             assert (bad.reason, bad.declined) == ("unavailable", True) and "in 5 runs: HTTP 500" in bad.detail
         assert len(server.log) == asked, "known by now"
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_seed_whose_request_fails_in_run_after_run_is_rejected(final):
+    asked = []
+
+    class Failing:
+        async def ask(self, request):
+            asked.append(request)
+            raise BadAnswer("unavailable", "in 5 runs: HTTP 500", declined=final)
+
+    domains = [Domain("law", "the law"), Domain("medicine", "medicine")]
+    pipeline = Pipeline(Failing(), load_prompts(), domains, GateSettings(), "recipe", "teacher")
+    seed = Seed("s1", "What is 1 + 1?")
+    if not final:
+        with pytest.raises(Unavailable):
+            asyncio.run(pipeline.run(seed))
+    else:
+        outcome = asyncio.run(pipeline.run(seed))
+        assert (outcome.status, outcome.stage, outcome.reason) == ("rejected", "extract", "reply_unavailable")
+        assert outcome.record["detail"] == "in 5 runs: HTTP 500"
+    assert len(asked) == 1
 
 
 def test_a_server_that_is_down_when_a_build_goes_on_is_no_requests_fault(rig):
