@@ -297,6 +297,23 @@ def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
         assert len(server.log) == asked, "known by now"
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_request_that_always_fails_is_no_outage_while_others_are_answered(rig, concurrency):
+    def answerer(messages, body):
+        if messages[-1]["content"] == "question 0":
+            raise Fail("500")
+        return echo(messages, body)
+
+    with FaultyServer(answerer, Plan(latency=0.02)) as server:
+        answers = rig.ask(server, *map(question, range(60)), concurrency=concurrency, max_retries=2, backoff=0.05)
+        if concurrency > 1:
+            assert isinstance(answers[0], BadAnswer) and answers[0].reason == "unavailable"
+            assert all(isinstance(answer, Answer) for answer in answers[1:])
+            assert not any("answers nobody" in line for line in rig.said)
+        else:
+            assert isinstance(answers[0], TeacherDown), "the first of all, and nobody else has a turn: found out soon"
+
+
 @pytest.mark.parametrize("final", [False, True])
 def test_a_seed_whose_request_fails_in_run_after_run_is_rejected(final):
     asked = []
@@ -352,3 +369,17 @@ def test_a_server_that_ignores_max_tokens_does_not_overrun_the_budget_for_long(r
         rig.ask(server, *map(question, range(40)), concurrency=2, **prices)
         assert rig.spending["extract"].cost <= 0.101 and 8 <= len(server.log) <= 10
         assert sum("ignores max_tokens" in line for line in rig.said) == 1
+
+
+def test_what_waits_for_its_share_of_the_budget_is_not_sent_by_a_build_that_is_closing(rig):
+    async def scenario(teacher):
+        asked = [asyncio.create_task(teacher.ask(question(i))) for i in range(2)]
+        await asyncio.sleep(0.2)
+        await teacher.close(wait=10)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with FaultyServer(echo, Plan(latency=0.6)) as server:
+        prices = {"input_price": 0.001, "output_price": 10.0, "max_tokens": 100, "budget": 0.0015}
+        first, second = rig.run(server, scenario, **prices)
+        assert isinstance(first, Answer) and "being closed" in str(second)
+        assert len(server.log) == 1 == rig.spending["extract"].requests and rig.teacher.spending.reserved == 0
