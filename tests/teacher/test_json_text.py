@@ -211,3 +211,8 @@ def test_thoughts_that_never_end_are_no_answer():
         parse_object('<think>\nperhaps {"a": 1}')
     assert parse_object('perhaps {"a": 1}\n</think>\n{"a": 2}') == {"a": 2}, "begun by the chat template"
     assert parse_object('{"a": "</think>"}') == {"a": "</think>"}
+
+
+def test_a_list_on_new_lines_beside_latex_stays_one():
+    text = r'{"a": "Let \(x \ne 3\).\ni) x is odd\nii) x \ni 3\ne) neither\ni. one"}'
+    assert parse_object(text) == {"a": "Let \\(x \\ne 3\\).\ni) x is odd\nii) x \\ni 3\ne) neither\ni. one"}

@@ -176,3 +176,16 @@ def test_max_requests_counts_over_the_life_of_the_store(store):
     asyncio.run(scenario(2))
     with pytest.raises(BudgetSpent, match=r"max_requests 3 is reached \(3 requests"):
         asyncio.run(scenario(3))
+
+
+def test_a_reservation_grows_with_the_longest_answer(store):
+    async def scenario():
+        spending = Spending(store, PRICES, budget=1.0)
+        first = await spending.reserve("a", "s", 30, 100)
+        paid = spending.paid(26, 5000, usable=True)
+        store.settle("s", paid, first.number)
+        spending.settled(first, paid)
+        second = await spending.reserve("b", "s", 30, 100)
+        assert spending.longest == 5000 and second.reserved == pytest.approx(PRICES.cost(26, 5000))
+
+    asyncio.run(scenario())

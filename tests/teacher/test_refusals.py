@@ -7,6 +7,11 @@ import pytest
 from aiohttp import web
 
 from igascale.errors import TRY_AGAIN, UserError
+from igascale.isomers.factory.domains import Domain
+from igascale.isomers.factory.gates import GateSettings
+from igascale.isomers.factory.pipeline import Pipeline, Unavailable
+from igascale.isomers.factory.prompts import load_prompts
+from igascale.isomers.seeds import Seed
 from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import Answer, BadAnswer, TeacherDown
 
@@ -292,6 +297,45 @@ def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
         assert len(server.log) == asked, "known by now"
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_request_that_always_fails_is_no_outage_while_others_are_answered(rig, concurrency):
+    def answerer(messages, body):
+        if messages[-1]["content"] == "question 0":
+            raise Fail("500")
+        return echo(messages, body)
+
+    with FaultyServer(answerer, Plan(latency=0.02)) as server:
+        answers = rig.ask(server, *map(question, range(60)), concurrency=concurrency, max_retries=2, backoff=0.05)
+        if concurrency > 1:
+            assert isinstance(answers[0], BadAnswer) and answers[0].reason == "unavailable"
+            assert all(isinstance(answer, Answer) for answer in answers[1:])
+            assert not any("answers nobody" in line for line in rig.said)
+        else:
+            assert isinstance(answers[0], TeacherDown), "the first of all, and nobody else has a turn: found out soon"
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_seed_whose_request_fails_in_run_after_run_is_rejected(final):
+    asked = []
+
+    class Failing:
+        async def ask(self, request):
+            asked.append(request)
+            raise BadAnswer("unavailable", "in 5 runs: HTTP 500", declined=final)
+
+    domains = [Domain("law", "the law"), Domain("medicine", "medicine")]
+    pipeline = Pipeline(Failing(), load_prompts(), domains, GateSettings(), "recipe", "teacher")
+    seed = Seed("s1", "What is 1 + 1?")
+    if not final:
+        with pytest.raises(Unavailable):
+            asyncio.run(pipeline.run(seed))
+    else:
+        outcome = asyncio.run(pipeline.run(seed))
+        assert (outcome.status, outcome.stage, outcome.reason) == ("rejected", "extract", "reply_unavailable")
+        assert outcome.record["detail"] == "in 5 runs: HTTP 500"
+    assert len(asked) == 1
+
+
 def test_a_server_that_is_down_when_a_build_goes_on_is_no_requests_fault(rig):
     with FaultyServer(echo) as server:
         assert texts(rig.ask(server, question())) == ["question 0"]
@@ -314,3 +358,28 @@ def test_closing_does_not_wait_for_a_pause(rig):
         assert rig.run(server, scenario, concurrency=4) < 2 and len(server.log) == 4
     with FaultyServer(echo, Plan(["500"] * 100)) as server:
         assert rig.run(server, scenario, concurrency=4, backoff=60, backoff_cap=60) < 2
+
+
+def test_a_server_that_ignores_max_tokens_does_not_overrun_the_budget_for_long(rig):
+    def shape(completion):
+        completion["usage"]["completion_tokens"] = 1000
+
+    with Shaped(shape) as server:
+        prices = {"input_price": 0.001, "output_price": 10.0, "max_tokens": 10, "budget": 0.1}
+        rig.ask(server, *map(question, range(40)), concurrency=2, **prices)
+        assert rig.spending["extract"].cost <= 0.101 and 8 <= len(server.log) <= 10
+        assert sum("ignores max_tokens" in line for line in rig.said) == 1
+
+
+def test_what_waits_for_its_share_of_the_budget_is_not_sent_by_a_build_that_is_closing(rig):
+    async def scenario(teacher):
+        asked = [asyncio.create_task(teacher.ask(question(i))) for i in range(2)]
+        await asyncio.sleep(0.2)
+        await teacher.close(wait=10)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with FaultyServer(echo, Plan(latency=0.6)) as server:
+        prices = {"input_price": 0.001, "output_price": 10.0, "max_tokens": 100, "budget": 0.0015}
+        first, second = rig.run(server, scenario, **prices)
+        assert isinstance(first, Answer) and "being closed" in str(second)
+        assert len(server.log) == 1 == rig.spending["extract"].requests and rig.teacher.spending.reserved == 0

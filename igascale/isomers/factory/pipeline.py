@@ -314,6 +314,8 @@ class Pipeline:
         except BadAnswer as error:
             if error.reason == "unavailable" and not error.declined:
                 raise Unavailable(f"{stage}: {error.detail}") from None
+            if error.reason == "unavailable":  # run after run: telling it anew would take as many runs again
+                raise _Rejected(_Refusal(stage, Issue("reply_unavailable", error.detail))) from None
             return Issue(f"reply_{error.reason}", f"the answer could not be used ({error.reason}): {error.detail}")
         ledger.add(answer)
         value: BaseModel = answer.value

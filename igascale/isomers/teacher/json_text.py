@@ -10,7 +10,8 @@ Three kinds of backslash are told apart, from left to right (so that ``\\`` is a
 - no JSON escape (``\(``, ``\alpha``, ``\%``): the backslash was meant, and is kept; ``\'`` is a quote. Before a digit: refused.
 - ``\b``, ``\f``, ``\n``, ``\r`` or ``\t`` that begins a LaTeX command (``\frac``, ``\neq``): the command was meant.
 - a command that reads as a line break or tab and a plain word as well (``\nu``: a new line, then "u"; ``\to``, ``\ne``): the command, if it
-  follows ``$``, ``{``, ``^`` or ``_`` at once or the reply has a backslash of the first two kinds elsewhere; else what JSON says it is.
+  follows ``$``, ``{``, ``^`` or ``_`` at once or the reply has a backslash of the first two kinds elsewhere; else what JSON says it is. A
+  relation before a closing bracket or full stop relates nothing: ``\ni)`` is the first item of a list on a new line.
 
 A backspace or form feed that is left over is a command not in the list of latex.py, damaged: refused.
 """
@@ -25,6 +26,7 @@ from typing import Any
 from igascale.isomers.teacher.latex import AMBIGUOUS, CONTROL, UNICODE
 
 _ESCAPES = "bfnrt"
+_RELATIONS = ("ne", "ni")
 _BACKSLASH = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|.)|\\$", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _MARKS = re.compile(r'["{}\[\]]')
@@ -137,6 +139,8 @@ def _is_raw(match: re.Match[str]) -> bool | None:
         return False
     if what[0] not in _ESCAPES:
         return True
+    if what in _RELATIONS and match.string[match.end() : match.end() + 1] in (")", "."):
+        return False
     if what in AMBIGUOUS:
         return True if match.string[match.start() - 1] in "${^_" else None
     return what in CONTROL

@@ -1,7 +1,8 @@
 """Counting tokens and money, and stopping before the budget is overrun.
 
 Before a request is sent, the most that it can cost is reserved: its prompt's tokens as estimated from its length, and ``max_tokens`` of
-output. What is spent and what is reserved together never exceed the budget, so an overrun is at most the error of the prompts' estimates.
+output, or as much as the longest answer had, where a server ignores ``max_tokens``. What is spent and what is reserved together never exceed
+the budget, so an overrun is at most the error of the prompts' estimates, and what such a server wrote before the first answer told.
 A request that timed out or was cut may or may not have been paid for: its whole reservation stays counted, as ``lost_cost``. Counters,
 budget and the limit on requests hold for the life of the store, not of the process.
 """
@@ -59,6 +60,7 @@ class Spending:
     Attributes:
         lost_before: what a killed builder had under way.
         reserved: US dollars for the requests under way.
+        longest: output tokens of the longest answer so far.
     """
 
     def __init__(self, store: Store, prices: Prices, budget: float | None = None, max_requests: int | None = None):
@@ -72,6 +74,7 @@ class Spending:
         self._total = sum(self._stages.values(), Spent())
         self.reserved, self._under_way = 0.0, 0
         self._settled = asyncio.Event()
+        self.longest = 0
 
     @property
     def by_stage(self) -> dict[str, Spent]:
@@ -95,8 +98,9 @@ class Spending:
         Raises:
             BudgetSpent: it does not fit, and nothing is under way that could leave something over.
         """
-        reserved = self.prices.cost(math.ceil(prompt_bytes / BYTES_PER_TOKEN) + _TOKENS_AROUND, max_tokens)
-        while obstacle := self._obstacle(reserved):
+        prompt = math.ceil(prompt_bytes / BYTES_PER_TOKEN) + _TOKENS_AROUND
+        # Anew after each wait: an answer that came meanwhile may have been longer than any before.
+        while obstacle := self._obstacle(reserved := self.prices.cost(prompt, max(max_tokens, self.longest))):
             if not self._under_way:
                 raise BudgetSpent(obstacle)
             self._settled.clear()
@@ -120,6 +124,7 @@ class Spending:
 
     def paid(self, input_tokens: int, output_tokens: int, usable: bool) -> Spent:
         """What an answer adds to the counters."""
+        self.longest = max(self.longest, output_tokens)
         cost = self.prices.cost(input_tokens, output_tokens)
         return Spent(1, int(usable), int(not usable), 0, 0, input_tokens, output_tokens, cost)
 

@@ -81,17 +81,26 @@ class _Try:
 
 @dataclass
 class _Luck:
-    """How a request fares: tries that failed, those between which others were answered, and how many were answered by the last."""
+    """How a request fares.
+
+    Attributes:
+        seen: how many requests had been answered when it failed last.
+        tries: that failed.
+        alone: of these, those that failed by themselves: others were answered meanwhile.
+        silent: failures in a row while nobody was answered.
+    """
 
     seen: int
     tries: int = 0
     alone: int = 0
+    silent: int = 0
 
     def failed(self, cause: str, answered: int) -> None:
         others = answered > self.seen
         self.seen = answered
-        if cause == "429":  # no failure while others get their turn
-            self.tries = 1 if others else self.tries + 1
+        self.silent = 0 if others else self.silent + 1
+        if cause == "429" and others:  # no failure: it was their turn
+            self.tries = 1
         else:
             self.tries += 1
             self.alone += others
@@ -248,6 +257,9 @@ class Teacher:
             raise await self._blamed(this, bad) from None
         # From here to the store without a pause: the next request cannot be sent before this answer is safe.
         tokens = self._tokens(request, reply)
+        if tokens[1] > this.max_tokens:
+            line = f"the teacher ignores max_tokens: an answer had {tokens[1]:,}, not {this.max_tokens:,}; the budget reckons with the longest"
+            self._say_once("max_tokens", line)
         try:
             value = read(request, reply.text, reply)
         except BadAnswer as bad:
@@ -342,6 +354,9 @@ class Teacher:
         except UserError as error:
             self._end(error)
             raise
+        if self._stop is not None:  # while it waited for its share of the budget
+            self._record(ticket, Spent(), lambda: self.store.settle(ticket.stage, Spent(), ticket.number))
+            self._check_stop()
         try:
             reply = await self._endpoint.send(this.request, this.seed, this.max_tokens, this.attempt)
         except TurnedAway as away:
@@ -417,12 +432,12 @@ class Teacher:
         patience = min(4, self.settings.max_retries) if few else self.settings.max_retries
         said = f"{luck.tries} tries; {away.detail}"
         # Fewer under way than there might be: nothing is left to begin.
-        last_ones = luck.tries > patience and len(self._under_way) < max(2, self.settings.concurrency)
+        last_ones = luck.silent > patience and len(self._under_way) < max(2, self.settings.concurrency)
         if luck.alone > patience or (last_ones and (self._answered or (self._known and away.cause != "connection"))):
             if away.cause not in ("429", "connection"):
                 self.store.log_failure(self._tried(this.key), this.request.stage, "unavailable", away.detail)
             raise BadAnswer("unavailable", f"{luck.tries} tries: {away.detail}")
-        if luck.tries <= patience and not self._outage:
+        if luck.silent <= patience and not self._outage:
             return
         if self._answered and time.monotonic() - self._last_answer < self.settings.outage:
             line = f"the teacher at {self.url} answers nobody ({said}); one request at a time until it does, for {self.settings.outage / 60:.0f} minutes at most"
