@@ -8,6 +8,16 @@ from pathlib import Path
 from igascale.errors import UserError
 
 
+def check_plain(path: Path) -> None:
+    """What is replaced by renaming must be a file: root would put one in the place of ``/dev/null``, for every process.
+
+    Raises:
+        UserError: there is a device, a pipe or a socket.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: is a device or a pipe, which cannot be replaced; name a file")
+
+
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
     """Replace a file's content in one go, so that a reader, or a crash, meets the old text or the new one.
 
@@ -18,7 +28,9 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
 
     Raises:
         OSError: it cannot be written; what was there is intact.
+        UserError: as of :func:`check_plain`.
     """
+    check_plain(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

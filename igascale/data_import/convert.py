@@ -16,6 +16,7 @@ from igascale.data_import.grouping import Grouping, Incomplete
 from igascale.data_import.records import Row
 from igascale.data_import.texts import BadRow, TextReader, kind_of
 from igascale.errors import UserError, did_you_mean
+from igascale.files import check_plain
 from igascale.isomers.schema import IsomerGroup, parse_group, to_record
 
 #: Shown of each kind of problem; all are counted.
@@ -195,6 +196,7 @@ def _complete(
 
 def _write(path: Path, groups: Iterable[IsomerGroup]) -> int:
     count = 0
+    check_plain(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:

@@ -1,6 +1,7 @@
 """The proof of independence finds every planted leak, in the right category, and names it."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from igascale.cli import main
 from igascale.errors import UserError
+from igascale.files import write_atomically
 from igascale.isomers.generator import generate
 from igascale.isomers.leakage import CATEGORIES, form_of, prove
 from igascale.isomers.schema import Dag, DagEdge, DagNode, write_groups
@@ -167,3 +169,11 @@ def test_bad_files_are_named(groups, tmp_path):
         prove(tmp_path / "none.jsonl", [tmp_path / "train.jsonl"])
     with pytest.raises(UserError, match="nothing to compare with"):
         prove(tmp_path / "train.jsonl", [])
+
+
+def test_a_device_is_not_replaced_by_a_report(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="pipe: is a device or a pipe"):
+        write_atomically(pipe, "text")
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
