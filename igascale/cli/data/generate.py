@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import click
 
-
-def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """``"a, b"`` as ``("a", "b")``."""
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value is not None else None
+from igascale.cli.data.problem_options import names, problem_options
 
 
 @click.command("generate")
@@ -21,27 +18,7 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     help="Training domains, comma-separated [default: maths, medicine, law, science].",
 )
 @click.option("--ood-domains", callback=names, help="Unseen domains [default: finance, engineering].")
-@click.option(
-    "--kinds",
-    callback=names,
-    help="Reasoning kinds or families (all, logical, numeric, relational, grouping), comma-separated "
-    "[default: the six with one-token answers].",
-)
-@click.option(
-    "--steps",
-    "--depth",
-    "steps",
-    nargs=2,
-    type=click.IntRange(1, 6),
-    metavar="MIN MAX",
-    help="Steps on the longest line of reasoning; some kinds have 4 at most [default: 2 3].",
-)
-@click.option("--width", default=0, show_default=True, help="Facts that no step uses, beyond the kind's own.")
-@click.option(
-    "--paraphrase",
-    metavar="N|full",
-    help="Sentence patterns to choose from, of every fact and question [default: 1 of a fact, 2 of a question].",
-)
+@problem_options
 @click.option(
     "--shortcut",
     type=click.FloatRange(0, 1),

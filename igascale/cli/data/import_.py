@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from igascale.cli.data.generate import names
+from igascale.cli.data.problem_options import names
 
 
 def _distinct(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

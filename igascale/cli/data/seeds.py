@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import click
 
-from igascale.cli.data.generate import names
+from igascale.cli.data.problem_options import problem_options
 
 
 @click.command("seeds")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="JSONL file to write; must not exist.")
 @click.option("--count", default=100, show_default=True, help="Seed problems.")
-@click.option(
-    "--kinds",
-    callback=names,
-    help="Reasoning kinds or families (all, logical, numeric, relational, grouping), comma-separated "
-    "[default: the six with one-token answers].",
-)
+@problem_options
 @click.option("--domain", default="general", show_default=True, help="Domain whose words they are told in.")
-@click.option(
-    "--steps",
-    "--depth",
-    "steps",
-    nargs=2,
-    type=click.IntRange(1, 6),
-    metavar="MIN MAX",
-    help="Steps on the longest line of reasoning; some kinds have 4 at most [default: 2 3].",
-)
-@click.option("--width", default=0, show_default=True, help="Facts that no step uses, beyond the kind's own.")
-@click.option(
-    "--paraphrase",
-    metavar="N|full",
-    help="Sentence patterns to choose from, of every fact and question [default: 1 of a fact, 2 of a question].",
-)
 @click.option("--seed", default=0, show_default=True)
 def command(
     out: str,

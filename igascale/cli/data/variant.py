@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from igascale.cli.data.generate import names
+from igascale.cli.data.problem_options import names
 
 KINDS = ("random-pairing", "single-domain", "n-domains", "leaky")
 
