@@ -63,4 +63,4 @@ def test_commands_and_files_exist(path):
 
 def test_no_placeholder_is_left():
     for path in DOCS:
-        assert not re.search(r"\b[A-Z]+_OUTPUT\b|TODO|FIXME", path.read_text()), path
+        assert not re.search(r"\b[A-Z]+[_-](OUTPUT|FIGURES)\b|TODO|FIXME", path.read_text()), path
