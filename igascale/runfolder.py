@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from igascale.status import STATUS, RunStatus
 from igascale.wandb_sender import IDENTITY
 
 _T = TypeVar("_T")
+_withdrawing = threading.Lock()
 
 
 def check_absent(folder: Path) -> None:
@@ -58,13 +60,14 @@ def withdraw(folder: Path) -> None:
     still loading its model.
     """
     names = ("config.yaml", ENVIRONMENT, STATUS, runlock.LOCK)
-    ours = [*(folder / name for name in names if (folder / name).exists()), *(folder / "logs").glob("rank-*.log")]
-    if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
-        for path in ours:
-            path.unlink()
-        if (folder / "logs").is_dir():
-            (folder / "logs").rmdir()
-        folder.rmdir()
+    with _withdrawing:  # the lifeline's thread, which sees the other ranks go, may come here together with the main one
+        ours = [*(folder / name for name in names if (folder / name).exists()), *(folder / "logs").glob("rank-*.log")]
+        if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
+            for path in ours:
+                path.unlink()
+            if (folder / "logs").is_dir():
+                (folder / "logs").rmdir()
+            folder.rmdir()
 
 
 def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:

@@ -15,8 +15,15 @@ _OF_THE_MACHINE = {"seconds", "peak_memory_bytes"}
 _OF_STARTS = {"logs", "launches.jsonl", "resumes.jsonl"}
 
 
-def compare(run: Path, reference: Path) -> list[str]:
-    """Everything in which a finished run folder differs from that of the undisturbed run."""
+def compare(run: Path, reference: Path, asynchronous: bool = False) -> list[str]:
+    """Everything in which a finished run folder differs from that of the undisturbed run.
+
+    Args:
+        run: the folder.
+        reference: that of the undisturbed run.
+        asynchronous: a checkpoint that was due while another was being written came some steps later, so that all but
+            the last may be of other steps.
+    """
     problems = broken_latest(run)
     if not problems and not (run / "checkpoints" / "latest").is_file():
         problems = [f"{run / 'checkpoints'}: without latest"]
@@ -26,7 +33,7 @@ def compare(run: Path, reference: Path) -> list[str]:
         problems += _same_state(latest(run), latest(reference))
     problems += _same_records(run, reference, "metrics.jsonl")
     problems += _same_records(run, reference, "adapter_metrics.jsonl")
-    found, expected = _files(run), _files(reference)
+    found, expected = _files(run, asynchronous), _files(reference, asynchronous)
     problems += [f"left over: {name}" for name in sorted(found - expected)]
     problems += [f"missing: {name}" for name in sorted(expected - found)]
     return problems
@@ -117,6 +124,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in _OF_THE_MACHINE} for line in lines]
 
 
-def _files(run: Path) -> set[str]:
-    names = {p.relative_to(run) for p in run.rglob("*")}
-    return {str(name) for name in names if name.parts[0] not in _OF_STARTS}
+def _files(run: Path, asynchronous: bool) -> set[str]:
+    names = {p.relative_to(run) for p in run.rglob("*") if p.relative_to(run).parts[0] not in _OF_STARTS}
+    if asynchronous:
+        steps = sorted(p.name for p in run.glob("checkpoints/step-*"))
+        names = {Path(*(f"step {steps.index(part)}" if part in steps else part for part in p.parts)) for p in names}
+    return {str(name) for name in names}

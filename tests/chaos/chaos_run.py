@@ -80,7 +80,7 @@ class Run:
                 self._disturbed(fault)
             if self.outcome.attempts[-1].status != 0:
                 self._resume()
-            self._check("after the resume", compare(self.run, self.rig.reference))
+            self._check("after the resume", compare(self.run, self.rig.reference, self.scenario.asynchronous))
             self._check("temporary files", self._temporary_files())
         finally:
             processes.end_all(self.marker)

@@ -86,6 +86,17 @@ def test_a_copy_passes_whatever_time_it_took(run, tmp_path):
     assert checks.compare(tmp_path / "copy", run) == []
 
 
+def test_a_checkpoint_that_was_put_off_is_of_another_step(run, tmp_path):
+    copy, checkpoints = tmp_path / "copy", run / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000004", checkpoints / "step-00000002")
+    shutil.copytree(run, copy)
+    (copy / "checkpoints" / "step-00000002").rename(copy / "checkpoints" / "step-00000003")
+    assert checks.compare(copy, run, asynchronous=True) == []
+    assert any("left over: checkpoints/step-00000003" in problem for problem in checks.compare(copy, run))
+    shutil.rmtree(copy / "checkpoints" / "step-00000003")
+    assert any("missing" in problem for problem in checks.compare(copy, run, asynchronous=True))
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -82,5 +82,5 @@ def test_train_on_two_ranks_refuses(folder, tmp_path):
     told = str(caught.value)
     assert re.search(r"the SHA-256 of data\.train is \w{16} on rank 0 \(\S+\), but \w{16} on rank 1 \(", told), told
     assert re.search(r"exitcode +: 2 ", told)
-    assert told.count("Traceback") <= 1  # torchrun's own
+    assert told.count("Traceback") <= 1, told  # torchrun's own
     assert not list((tmp_path / "run").glob("checkpoint*"))
