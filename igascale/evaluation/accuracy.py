@@ -15,9 +15,13 @@ from igascale.isomers.schema import IsomerGroup
 
 @dataclass(frozen=True)
 class Sample:
-    """One instance, what the model wrote, and what it was worth: one line of ``samples.jsonl``.
+    """One problem, what the model wrote, and what it was worth: one line of ``samples.jsonl``.
 
     Attributes:
+        suite: ``isomers``, or a benchmark's name.
+        group_id: what its errors are shared with; of a benchmark, the item itself.
+        domain: or subject, for a benchmark.
+        kind: of reasoning, or of answer.
         predicted: the normalised answer, ``None`` for a parse failure.
         finished: whether the model ended the text itself, rather than running into the token limit.
     """
@@ -34,6 +38,7 @@ class Sample:
     correct: bool
     new_tokens: int
     finished: bool
+    suite: str = "isomers"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serialisable record."""

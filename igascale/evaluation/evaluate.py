@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igascale.errors import UserError
-from igascale.evaluation.accuracy import Sample, breakdown, difference_interval, score
+from igascale.evaluation.accuracy import Sample, breakdown, score
 from igascale.evaluation.consistency import consistency, penultimate_layer
 from igascale.evaluation.generation import check_room, end_tokens, generate, max_positions
 from igascale.evaluation.loading import load_for_evaluation
-from igascale.evaluation.results import Consistency, EvaluationResult, SplitResult
+from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult, SplitResult, SuiteResult
 from igascale.isomers.encode import encode_example, encode_prompt
 from igascale.isomers.schema import IsomerGroup
 
@@ -80,14 +80,8 @@ def evaluate_model(
     finally:
         model.train(was_training)
 
-    id_, ood = found["id"][0], found["ood"][0] if "ood" in found else None
-    low, high = difference_interval(id_.accuracy, ood.accuracy) if ood else (None, None)
     return EvaluationResult(
-        id=id_,
-        ood=ood,
-        delta_gap=id_.accuracy.value - ood.accuracy.value if ood else None,
-        delta_gap_low=low,
-        delta_gap_high=high,
+        suites={ISOMERS: SuiteResult.of(*(found[name][0] if name in found else None for name in ("id", "ood")))},
         settings=_settings(how),
         samples=[sample for _, samples in found.values() for sample in samples],
     )

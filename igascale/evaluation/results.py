@@ -9,10 +9,12 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from igascale.errors import UserError
-from igascale.evaluation.accuracy import Accuracy, Sample
+from igascale.evaluation.accuracy import Accuracy, Sample, difference_interval
 
 RESULT_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
+#: The suite of isomer groups; benchmarks go by their own names.
+ISOMERS = "isomers"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,15 @@ class Consistency:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """One set of groups. ``consistency`` is ``None`` where the groups have a single instance each.
+    """One side of a suite. ``consistency`` is ``None`` where its problems are told in one domain each.
 
     Attributes:
+        per_domain: or per subject, for a benchmark.
+        per_kind: of reasoning, or of answer.
+        consistency: at the layer the tables show.
+        layers: at every layer that was asked for, in order.
         unfinished: share of texts that ran into the token limit.
-        seconds: wall time of the decoding.
+        seconds: wall time of the answers.
     """
 
     accuracy: Accuracy
@@ -55,6 +61,38 @@ class SplitResult:
     consistency: Consistency | None
     unfinished: float
     seconds: float
+    layers: list[Consistency] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """One body of problems in and out of distribution: the isomer groups of two files, or a benchmark.
+
+    Attributes:
+        id: held-out problems of the training domains, or a benchmark's in-distribution side.
+        ood: problems of unseen domains, or a benchmark's out-of-distribution side.
+        delta_gap: ID accuracy minus OOD accuracy; ``None`` without both.
+        delta_gap_low, delta_gap_high: its 95% interval.
+    """
+
+    id: SplitResult | None
+    ood: SplitResult | None
+    delta_gap: float | None = None
+    delta_gap_low: float | None = None
+    delta_gap_high: float | None = None
+
+    @classmethod
+    def of(cls, id_: SplitResult | None, ood: SplitResult | None) -> SuiteResult:
+        """With the gap and its interval."""
+        if id_ is None or ood is None:
+            return cls(id_, ood)
+        low, high = difference_interval(id_.accuracy, ood.accuracy)
+        return cls(id_, ood, id_.accuracy.value - ood.accuracy.value, low, high)
+
+    @property
+    def splits(self) -> dict[str, SplitResult]:
+        """What was measured, by ``id`` and ``ood``."""
+        return {name: split for name, split in (("id", self.id), ("ood", self.ood)) if split is not None}
 
 
 @dataclass(frozen=True)
@@ -62,21 +100,25 @@ class EvaluationResult:
     """Everything that ``igascale eval`` reports of one model.
 
     Attributes:
-        id: held-out groups of the training domains.
-        ood: groups of unseen domains, if any were given.
-        delta_gap: ID accuracy minus OOD accuracy.
-        delta_gap_low, delta_gap_high: its 95% interval.
+        suites: by name, in the order they were measured: :data:`ISOMERS`, or a benchmark's name.
         settings: how it was measured (decoding limit, batch size, text and layer of the LCS, dtype, ...).
-        samples: one record per instance; not part of the JSON.
+        samples: one record per problem; not part of the JSON.
     """
 
-    id: SplitResult
-    ood: SplitResult | None
-    delta_gap: float | None
-    delta_gap_low: float | None
-    delta_gap_high: float | None
+    suites: dict[str, SuiteResult]
     settings: dict[str, str | int | float | bool | None]
     samples: list[Sample] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def isomers(self) -> SuiteResult:
+        """The suite of isomer groups.
+
+        Raises:
+            UserError: there is none in this evaluation.
+        """
+        if ISOMERS not in self.suites:
+            raise UserError(f"this evaluation holds no isomer groups, only {', '.join(self.suites)}")
+        return self.suites[ISOMERS]
 
     def to_json(self) -> str:
         """Indented JSON, without the samples."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from igascale.evaluation.accuracy import Accuracy
-from igascale.evaluation.results import Consistency, EvaluationResult, SplitResult
+from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult, SplitResult, SuiteResult
 
 # Sign and style of an accuracy against chance; the sign carries the meaning where there is no colour.
 _VERDICTS = {"above": ("▲", "green"), "at": ("≈", "yellow"), "below": ("▼", "red")}
@@ -42,12 +42,16 @@ def evaluation_table(result: EvaluationResult, title: str = "Evaluation") -> Ren
     for column in ("accuracy %", "95% interval", "chance %", "no answer %", "samples"):
         table.add_column(column, justify="right")
     for name, split in _splits(result):
-        table.add_row(f"[bold]{name}[/bold]", *_accuracy_cells(split.accuracy))
+        table.add_row(Text(name, style="bold"), *_accuracy_cells(split.accuracy))
         for part, accuracy in {**split.per_domain, **split.per_kind}.items():
             table.add_row(Text(f"  {part}"), *_accuracy_cells(accuracy))
         table.add_section()
-    gap = [] if result.delta_gap is None else [Text("ID − OOD: ").append_text(_gap(result)).append(" points")]
-    return Group(table, _consistency_table(result), *gap, *_warnings(result))
+    gaps = [
+        Text(f"{_prefix(name)}ID − OOD: ").append_text(_gap(suite)).append(" points")
+        for name, suite in result.suites.items()
+        if suite.delta_gap is not None
+    ]
+    return Group(table, _consistency_table(result), *gaps, *_warnings(result))
 
 
 def comparison_table(rows: Sequence[MethodResult], title: str = "Methods") -> RenderableType:
@@ -58,13 +62,14 @@ def comparison_table(rows: Sequence[MethodResult], title: str = "Methods") -> Re
         table.add_column(column, justify="right")
     notes = []
     for row in rows:
-        id_, ood = row.result.id, row.result.ood
+        suite = row.result.isomers
+        id_, ood = suite.id, suite.ood
         table.add_row(
             Text(row.method),
-            _with_interval(id_.accuracy),
+            _with_interval(id_.accuracy) if id_ else "–",
             _with_interval(ood.accuracy) if ood else "–",
-            _gap(row.result),
-            *_lcs_cells(id_),
+            _gap(suite),
+            *(_lcs_cells(id_) if id_ else ("–", "–")),
             "–" if row.seconds_per_step is None else f"{row.seconds_per_step:.3f}",
             "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
         )
@@ -73,7 +78,16 @@ def comparison_table(rows: Sequence[MethodResult], title: str = "Methods") -> Re
 
 
 def _splits(result: EvaluationResult) -> list[tuple[str, SplitResult]]:
-    return [("ID", result.id)] + ([("OOD", result.ood)] if result.ood else [])
+    return [
+        (f"{_prefix(name)}{side.upper()}", split)
+        for name, suite in result.suites.items()
+        for side, split in suite.splits.items()
+    ]
+
+
+def _prefix(suite: str) -> str:
+    """What is evaluated by default goes without a name."""
+    return "" if suite == ISOMERS else f"{suite} "
 
 
 def _percent(value: float) -> str:
@@ -99,12 +113,11 @@ def _accuracy_cells(accuracy: Accuracy) -> list[RenderableType]:
     ]
 
 
-def _gap(result: EvaluationResult) -> Text:
-    if result.delta_gap is None or result.delta_gap_low is None or result.delta_gap_high is None:
+def _gap(suite: SuiteResult) -> Text:
+    if suite.delta_gap is None or suite.delta_gap_low is None or suite.delta_gap_high is None:
         return Text("–")
-    low, high = (round(100 * bound) for bound in (result.delta_gap_low, result.delta_gap_high))
-    interval = f" [{low}, {high}]"
-    return Text(f"{100 * result.delta_gap:+.1f}").append(interval, style="dim")
+    low, high = (round(100 * bound) for bound in (suite.delta_gap_low, suite.delta_gap_high))
+    return Text(f"{100 * suite.delta_gap:+.1f}").append(f" [{low}, {high}]", style="dim")
 
 
 def _lcs_cells(split: SplitResult) -> tuple[Text, Text]:

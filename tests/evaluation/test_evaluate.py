@@ -96,20 +96,20 @@ def text_of(renderable):
 def test_numbers(model, tokenizer, batch_size):
     result = evaluate_model(model.train(), tokenizer, KNOWN, WRONG, batch_size=batch_size)
     assert model.training  # restored
-    assert result.id.accuracy.value == 1.0
-    assert result.ood.accuracy.value == 0.0
-    assert result.delta_gap == 1.0
-    assert result.delta_gap_low < 1.0
-    assert result.id.accuracy.chance == pytest.approx(1 / 3)
-    assert result.id.accuracy.low > 1 / 3
-    assert result.id.accuracy.samples == 12
-    assert result.id.unfinished == 0.0
-    assert set(result.id.per_domain) == {"law", "drug"}
-    assert set(result.id.per_kind) == {"rule", "order"}
+    assert result.isomers.id.accuracy.value == 1.0
+    assert result.isomers.ood.accuracy.value == 0.0
+    assert result.isomers.delta_gap == 1.0
+    assert result.isomers.delta_gap_low < 1.0
+    assert result.isomers.id.accuracy.chance == pytest.approx(1 / 3)
+    assert result.isomers.id.accuracy.low > 1 / 3
+    assert result.isomers.id.accuracy.samples == 12
+    assert result.isomers.id.unfinished == 0.0
+    assert set(result.isomers.id.per_domain) == {"law", "drug"}
+    assert set(result.isomers.id.per_kind) == {"rule", "order"}
     # The prompts of both sets are the same: so must be the states.
-    assert result.id.consistency.lcs > 0
-    assert result.ood.consistency == result.id.consistency
-    assert result.id.consistency.layer == 1
+    assert result.isomers.id.consistency.lcs > 0
+    assert result.isomers.ood.consistency == result.isomers.id.consistency
+    assert result.isomers.id.consistency.layer == 1
     sample = result.samples[0].to_dict()
     assert sample["generated"] == "So yes the Ann.\nAnswer: Ann"
     assert (sample["predicted"], sample["correct"], sample["finished"]) == ("ann", True, True)
@@ -121,23 +121,23 @@ def test_lcs_is_of_the_prompt_unless_asked_otherwise(model, tokenizer):
     from igascale.isomers.encode import encode_prompt
 
     prompts = [[encode_prompt(tokenizer, i.problem) for i in group.instances] for group in KNOWN]
-    prompt = evaluate_model(model, tokenizer, KNOWN).id.consistency
+    prompt = evaluate_model(model, tokenizer, KNOWN).isomers.id.consistency
     assert prompt == consistency(model, prompts)
     full = evaluate_model(model, tokenizer, KNOWN, lcs_text="full")
-    assert full.id.consistency.lcs < prompt.lcs  # the solution is the same in both domains
+    assert full.isomers.id.consistency.lcs < prompt.lcs  # the solution is the same in both domains
     assert full.settings["lcs_text"] == "full"
 
 
 def test_single_domain_and_no_ood(model, tokenizer):
     result = evaluate_model(model, tokenizer, make_groups(("law",)))
-    assert result.id.consistency is None
-    assert (result.ood, result.delta_gap) == (None, None)
+    assert result.isomers.id.consistency is None
+    assert (result.isomers.ood, result.isomers.delta_gap) == (None, None)
     assert "–" in text_of(evaluation_table(result))
 
 
 def test_token_limit(model, tokenizer):
     result = evaluate_model(model, tokenizer, KNOWN, max_new_tokens=3)
-    assert (result.id.unfinished, result.id.accuracy.parse_failures) == (1.0, 1.0)
+    assert (result.isomers.id.unfinished, result.isomers.id.accuracy.parse_failures) == (1.0, 1.0)
     assert "ran into the limit of 3" in text_of(evaluation_table(result))
     longest = max(len(tokenizer(i.problem)["input_ids"]) for g in KNOWN for i in g.instances) + 2
     assert evaluate_model(model, tokenizer, KNOWN).settings["max_new_tokens"] == 256 - longest
@@ -197,8 +197,8 @@ def test_command_writes_and_prints(model_folder, files, tmp_path, model, tokeniz
     assert "≈ 0.0" in outcome.output
     found = read_result(tmp_path / "out" / "evaluation.json")
     expected = evaluate_model(model, tokenizer, KNOWN, WRONG)
-    assert found.id.accuracy == expected.id.accuracy
-    assert found.id.consistency.lcs == pytest.approx(expected.id.consistency.lcs, rel=1e-6)
+    assert found.isomers.id.accuracy == expected.isomers.id.accuracy
+    assert found.isomers.id.consistency.lcs == pytest.approx(expected.isomers.id.consistency.lcs, rel=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert lines == [sample.to_dict() for sample in expected.samples]
 
@@ -209,7 +209,7 @@ def test_command_writes_and_prints(model_folder, files, tmp_path, model, tokeniz
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
     fewer = run(*arguments, "--out", tmp_path / "out", "--overwrite", "--limit-groups", 2)
     assert fewer.exit_code == 0, fewer.output
-    assert read_result(tmp_path / "out" / "evaluation.json").id.accuracy.groups == 2
+    assert read_result(tmp_path / "out" / "evaluation.json").isomers.id.accuracy.groups == 2
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 8
 
 
@@ -281,15 +281,15 @@ def test_comparison_shows_accuracy_chance_and_doubt(model, tokenizer):
     assert "0.123" in text
     assert "300 MiB" in text
     assert "paper [preset]" in text
-    assert f"{known.id.consistency.lcs:.4g} " in text
-    assert f"{blank.id.consistency.lcs:.4g}?" in text  # at chance accuracy LCS is no merit
+    assert f"{known.isomers.id.consistency.lcs:.4g} " in text
+    assert f"{blank.isomers.id.consistency.lcs:.4g}?" in text  # at chance accuracy LCS is no merit
 
 
 def test_result_file_errors(tmp_path):
     with pytest.raises(UserError, match="run igascale eval first"):
         read_result(tmp_path / "evaluation.json")
-    (tmp_path / "evaluation.json").write_text('{"id": {}}')
-    with pytest.raises(UserError, match=r"not an evaluation\.json: id"):
+    (tmp_path / "evaluation.json").write_text('{"suites": {"isomers": {}}, "settings": {}}')
+    with pytest.raises(UserError, match=r"not an evaluation\.json: suites\.isomers\.id"):
         read_result(tmp_path / "evaluation.json")
 
 

@@ -1,0 +1,1 @@
+"""Public benchmarks as tasks: prompts, answer extraction, scoring; a file each."""
