@@ -183,7 +183,7 @@ def _evaluate(console: Console, out: Path) -> list[Any]:
             )
         )
         write_result(result, out / name / "evaluation")
-        console.print(f"{name}: ID {result.isomers.id.accuracy.value:.1%}")
+        console.print(f"{name}: ID {result.isomers.splits['id'].accuracy.value:.1%}")
     console.print(f"({time.perf_counter() - started:.0f} s)")
     return rows
 
@@ -208,7 +208,7 @@ def _conclude(console: Console, out: Path, rows: list[Any], seconds: float) -> N
     _headline(console, 6, "result")
     Console(highlight=False, width=max(120, console.width)).print(comparison_table(rows, "igascale demo"))
     by_name = {row.method: row.result for row in rows}
-    iga, mean = (by_name[name].isomers.ood.accuracy for name in ("iga", "mean"))
+    iga, mean = (by_name[name].isomers.splits["ood"].accuracy for name in ("iga", "mean"))
     if iga.low > mean.high:
         verdict = "IGA is above ERM (mean) out of distribution, beyond the intervals."
     elif iga.high < mean.low:
