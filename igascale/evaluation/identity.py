@@ -24,13 +24,13 @@ def identity(model: str, base: str | None = None) -> dict[str, Any]:
     """
     located = locate(model)
     name = model if located.adapter is None else base_of(located, base)
-    found: dict[str, Any] = {"base": name, "files": fingerprint_model(name), "stat": _stats(Path(name))}
+    found: dict[str, Any] = {"files": fingerprint_model(name) or name, "weights": _weights(Path(name))}
     if located.adapter is not None:
         found["adapter"] = {path.name: _sha256(path) for path in sorted(located.adapter.glob("adapter_*"))}
     return found | {"versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}}
 
 
-def _stats(folder: Path) -> dict[str, Any]:
+def _weights(folder: Path) -> dict[str, Any]:
     """Of the weight files: what a change of one byte between two samples would alter too."""
     if not folder.is_dir():
         return {}

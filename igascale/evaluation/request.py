@@ -54,7 +54,7 @@ class Request:
         limit_problems: of each side of a benchmark.
         password: of an encrypted archive.
         batch_size, max_new_tokens, lcs_text, dtype, device: see ``igascale eval --help``.
-        identity: hashes of what is evaluated, where the caller knows more than the files say.
+        adapter_sha256: of a checkpoint's adapter.
     """
 
     model: str
@@ -76,6 +76,7 @@ class Request:
     lcs_text: str = "prompt"
     dtype: str = "auto"
     device: str | None = None
+    adapter_sha256: str | None = None
 
     def to_json(self) -> str:
         """For another process."""
@@ -93,7 +94,7 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None)
+        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None)
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 
