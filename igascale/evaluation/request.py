@@ -155,7 +155,7 @@ def split_option(option: str, text: str, what: str) -> tuple[str, str]:
 
 
 def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuite:
-    benchmark, task = benchmarks.find(choice.name), tasks.find(choice.name)
+    benchmark = benchmarks.find(choice.name)
     loaded = benchmark.load(choice.source, password=request.password)
     notes, items = list(loaded.notes), _of_subsets(choice, loaded)
     if request.benchmark_split == "all":
@@ -171,7 +171,7 @@ def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuit
     if request.limit_problems is not None:
         sides = {side: _spread(some, request.limit_problems) for side, some in sides.items()}
         notes.append(f"only {request.limit_problems} problems of each side (--limit-problems), evenly from its order")
-    return BenchmarkSuite(task, sides, choice.source, loaded.sha256, notes)
+    return BenchmarkSuite(tasks.find(benchmark.name), sides, choice.source, loaded.sha256, notes)
 
 
 def _of_subsets(choice: BenchmarkChoice, loaded: Loaded) -> list[BenchmarkItem]:
