@@ -19,6 +19,8 @@ from igascale.evaluation.tasks._tokens import FUNCTIONS, Token, Unreadable, plai
 Tree = tuple[Any, ...]
 MAX_DEPTH = 30
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+#: Where the power -1 means the inverse function.
+_INVERTIBLE = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"}
 _END = Token("end", "the end", -1)
 
 
@@ -201,9 +203,7 @@ class _Parser:
             argument = self._factor()
             while self._begins_factor() and self.next.value not in FUNCTIONS:
                 argument = ("*", argument, self._factor())
-        if power == ("-", ("number", "1")):
-            if name.startswith("a"):
-                raise Unreadable("an inverse of an inverse function")
+        if power == ("-", ("number", "1")) and name in _INVERTIBLE:
             return (f"arc{name}", argument)
         tree: Tree = (name, argument) if base is None else ("/", ("ln", argument), ("ln", base))
         return tree if power is None else ("^", tree, power)

@@ -23,8 +23,11 @@ _EQUALS = re.compile(r"=|≈|≃|≅|\\approx(?![a-z])|\\simeq(?![a-z])|\\cong(?
 _ABOUT = re.compile(
     r"(?:\s|~|about\b|approximately\b|approx\.?|roughly\b|around\b|ca\.|\\\$|\+(?=\s*[\d.]))*", re.IGNORECASE
 )
-_UNIT_PART = r"\\?[^\W\d_]+(?:\^?[({]*[+-]?\d(?:/\d)?[)}]*)?|⟦[^⟧]*⟧|[°%Å*/·(){}\s.\\'\"$€£]|\^\{[+-]?\d\}|(?<=[a-zA-Z])-(?=[a-zA-Z])|(?<=\s)1(?=/)"
-_UNIT = re.compile(rf"(?:{_UNIT_PART})*")
+#: Words with an exponent perhaps (m, s^-2, \frac), and signs. Possessive: a text that is no unit is refused at once.
+_UNIT = re.compile(
+    r"(?:\\?[^\W\d_]++(?:\^?[({]*+[+-]?\d(?:/\d)?[)}]*+)?+|⟦[^⟧]*+⟧|\^\{[+-]?\d\}|(?<=[a-zA-Z])-(?=[a-zA-Z])|(?<=\s)1(?=/)"
+    r"|[°%Å*/·(){}\s.\\'\"$€£])*+"
+)
 _MAX_UNIT = 60
 #: Words that are no unit: of a sentence with another number or a condition in it, multiples, functions of something unread.
 _NO_UNIT = re.compile(
@@ -38,20 +41,25 @@ _ARITHMETIC: dict[str, Any] = {
     "/": operator.truediv,
     "abs": abs,
 }
+
+
+def _reciprocal(function: Any) -> Any:
+    return lambda x: 1 / function(x)
+
+
+def _of_reciprocal(function: Any) -> Any:
+    return lambda x: function(1 / x)
+
+
+_RECIPROCALS = (("cot", "tan"), ("sec", "cos"), ("csc", "sin"), ("coth", "tanh"))
 _FUNCTIONS: dict[str, Any] = {
     **{name: getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")},
-    **{
-        f"a{prefix}{name}": getattr(cmath, f"a{name}")
-        for prefix in ("", "rc")
-        for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")
-    },
-    **{
-        name: lambda x, f=f: 1 / f(x)
-        for name, f in (("cot", cmath.tan), ("sec", cmath.cos), ("csc", cmath.sin), ("coth", cmath.tanh))
-    },
+    **{f"a{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{f"arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{name: _reciprocal(getattr(cmath, of)) for name, of in _RECIPROCALS},
+    **{f"arc{name}": _of_reciprocal(getattr(cmath, f"a{of}")) for name, of in _RECIPROCALS},
     "ln": cmath.log,
     "log": cmath.log,
-    "sqrt": cmath.sqrt,
 }
 _CONSTANTS: dict[str, Value] = {"pi": math.pi, "e": math.e, "i": 1j}
 
