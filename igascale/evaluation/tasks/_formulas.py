@@ -115,6 +115,7 @@ class _Parser:
             if self._is("*") or self._is("/"):
                 tree = (self._take().value, tree, self._factor())
             elif self._begins_factor():
+                mixed = self._tokens[self._position - 1].kind == "number" and self.next.value == "frac"
                 before = self._position, self._depth, self._bars
                 try:
                     right = self._factor()
@@ -123,7 +124,7 @@ class _Parser:
                         raise
                     self._position, self._depth, self._bars = before  # perhaps a unit: "(m/s)", "sec"
                     return ("-", tree) if negative else tree
-                if tree[0] == "number" and right[0] == "/" and right[1][0] == right[2][0] == "number":
+                if mixed and right[0] == "/" and right[1][0] == right[2][0] == "number":
                     raise Unreadable("a mixed number or a product")
                 tree = ("*", tree, right)
             else:

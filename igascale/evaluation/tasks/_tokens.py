@@ -22,7 +22,7 @@ _SIGNS = {
     **dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f\u2062\ufeff", " "),
     "√": r"\sqrt ",
     "∞": r"\infty ",
-    "ℏ": r"\hbar ",
+    **dict.fromkeys("ℏħ", r"\hbar "),
     "º": "°",
     "′": "'",
 }
@@ -69,6 +69,10 @@ _RENAMED |= {
     "mid": "|",
 }
 
+#: Words that tell a sentence from a product of letters.
+_ENGLISH = re.compile(
+    r"(?<![A-Za-z\\_{])(?:the|are|for|and|not|where|with|twice|half|times)(?![A-Za-z}])|\s(?:of|or|if)\s"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\}|\\,|[\u2009\u202f])\d{3})+(?!\d)")
 _SPACING = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|thinspace|,|;|:|!|>| )(?![A-Za-z])|~|(?<!\\)\$"
@@ -106,13 +110,19 @@ def plain_formula(text: str) -> str:
     text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = re.sub("([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+)", lambda found: f"^({found[0].translate(_SUPERSCRIPTS)})", text)
     text = re.sub("([₀-₉]+)", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
-    text = re.sub("[¼-¾⅐-⅞]", lambda found: f"({unicodedata.normalize('NFKC', found[0])})", text)
-    text = "".join(_SIGNS.get(character, character) for character in unicodedata.normalize("NFKC", text))
+    text = re.sub("[¼-¾⅐-⅞]", lambda found: _vulgar(found[0]), text)
+    text = unicodedata.normalize("NFKC", "".join(_SIGNS.get(character, character) for character in text))
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ\b)", "°", text)
     text = re.sub(r"\\degree\b", "°", text)
     text = re.sub(r"\\[()\[\]]", " ", _SPACING.sub(" ", text))
     text = _TEXT.sub(lambda found: f" ⟦{found[1].strip()}⟧ ", text)
     return text.strip().strip("`").removeprefix("**").removesuffix("**").strip().rstrip(".,;").strip()
+
+
+def _vulgar(fraction: str) -> str:
+    r"""``\frac{1}{2}`` for ½."""
+    above, below = unicodedata.normalize("NFKC", fraction).split("⁄")
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def tokens(formula: str, *, letters: bool) -> list[Token]:
@@ -126,6 +136,8 @@ def tokens(formula: str, *, letters: bool) -> list[Token]:
     Raises:
         Unreadable: too many, a command that is not known, or a run of more letters than a product has.
     """
+    if letters and _ENGLISH.search(formula):
+        raise Unreadable("words, not a formula")
     found: list[Token] = []
     for match in _TOKEN.finditer(formula):
         kind, value, start = str(match.lastgroup), match[0], match.start()
