@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     help="Whose tokens LCS averages: the problem, or problem and reference solution.",
 )
 @click.option(
+    "--layers",
+    default="penultimate",
+    show_default=True,
+    metavar="LIST",
+    help="Where LCS is measured, in one pass: penultimate, last, all, table5 (layers 8, 16, 24 and 31 of 32, as deep in other "
+    "models), numbers from 0 (embeddings) on, or shares of the depth (0.5), with commas between.",
+)
+@click.option(
     "--dtype",
     default="auto",
     show_default=True,
@@ -49,6 +57,7 @@ def command(
     max_new_tokens: int | None,
     limit_groups: int | None,
     lcs_text: str,
+    layers: str,
     dtype: str,
     device: str | None,
     out: str | None,
@@ -65,13 +74,16 @@ def command(
       igascale eval runs/iga
       igascale eval runs/iga/adapter --id data/validation.jsonl --ood data/ood.jsonl --out results/iga
       igascale eval meta-llama/Llama-3.2-1B --id data/validation.jsonl --limit-groups 50
+      igascale eval runs/iga --layers table5 --lcs-text full
 
     Writes evaluation.json (the numbers) and samples.jsonl (every answer).
     """
     from igascale.errors import UserError
+    from igascale.evaluation.layer_names import parse_layers
     from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, write_result
     from igascale.locate import locate
 
+    parse_layers(layers)
     located = locate(model)
     id_file = id_file or located.setting("data.validation")
     ood_file = ood_file or located.setting("data.ood")
@@ -96,6 +108,7 @@ def command(
             id_groups, notes = in_distribution(id_groups, section)
         notes += leakage_note(section)
 
+    from igascale.evaluation.consistency import lcs_remarks
     from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
     from igascale.evaluation.tables import evaluation_table
 
@@ -112,13 +125,14 @@ def command(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             lcs_text=lcs_text,
+            lcs_layers=layers,
             progress=bar.update,
         )
     result.settings.update({"model": model, "id_file": id_file, "ood_file": ood_file, "limit_groups": limit_groups})
     result.settings["notes"] = "; ".join(notes) or None
     write_result(result, folder)
     console.print(evaluation_table(result, title=model))
-    for note in notes:
+    for note in notes + lcs_remarks(result):
         console.print(note, style="bold yellow", soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"Written: {folder / RESULT_FILE}, {folder / SAMPLES_FILE}", soft_wrap=True, highlight=False, markup=False

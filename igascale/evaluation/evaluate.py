@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from igascale.errors import UserError
 from igascale.evaluation.accuracy import Sample, breakdown, score
-from igascale.evaluation.consistency import consistency, penultimate_layer
+from igascale.evaluation.consistency import LCS_TEXTS, measure
 from igascale.evaluation.generation import check_room, end_tokens, generate, max_positions
+from igascale.evaluation.layer_names import parse_layers, shown_layer
+from igascale.evaluation.layers import depth_of, penultimate_layer
 from igascale.evaluation.loading import load_for_evaluation
 from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult, SplitResult, SuiteResult
-from igascale.isomers.encode import encode_example, encode_prompt
+from igascale.isomers.encode import encode_prompt
 from igascale.isomers.schema import IsomerGroup
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MAX_NEW_TOKENS", "evaluate_model", "load_for_evaluation"]
 
 DEFAULT_MAX_NEW_TOKENS = 512
-LCS_TEXTS = ("prompt", "full")
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,7 +37,7 @@ def evaluate_model(
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     lcs_text: str = "prompt",
-    lcs_layer: int | None = None,
+    lcs_layers: str = "penultimate",
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Greedy chain-of-thought accuracy and LCS on held-out groups.
@@ -51,7 +52,8 @@ def evaluate_model(
             longest prompt of both sets, if that is less.
         lcs_text: what the token average of LCS is over: ``prompt`` (the problem, before the model wrote
             anything), or ``full`` (problem and reference solution).
-        lcs_layer: index into ``hidden_states``; the penultimate layer by default.
+        lcs_layers: where LCS is measured (:func:`igascale.evaluation.layers.parse_layers`). The tables show the penultimate
+            layer if it is among them, else the deepest.
         progress: called with (stage, done, in all).
 
     Raises:
@@ -70,8 +72,8 @@ def evaluate_model(
         for name, groups in splits.items()
     }
     limit = _token_limit(model, [ids for split in prompts.values() for ids in split], max_new_tokens)
-    layer = penultimate_layer(model) if lcs_layer is None else lcs_layer
-    how = _How(model, tokenizer, limit, layer, lcs_text, batch_size, progress)
+    layers = parse_layers(lcs_layers, depth_of(model))
+    how = _How(model, tokenizer, limit, layers, lcs_text, batch_size, progress)
 
     was_training = model.training
     model.eval()
@@ -94,7 +96,7 @@ class _How:
     model: PreTrainedModel
     tokenizer: Any
     limit: int
-    layer: int
+    layers: tuple[int, ...]
     lcs_text: str
     batch_size: int
     progress: Progress | None
@@ -126,32 +128,32 @@ def _evaluate_split(
         split=name,
     )
     parts = breakdown(samples)
+    layers = _consistency(how, name, groups)
+    shown = shown_layer(how.layers, penultimate_layer(how.model))
     result = SplitResult(
         accuracy=parts.overall,
         per_domain=parts.per_domain,
         per_kind=parts.per_kind,
-        consistency=_consistency(how, name, groups, prompts),
+        consistency=next((found for found in layers if found.layer == shown), None),
         unfinished=sum(not sample.finished for sample in samples) / len(samples),
         seconds=seconds,
+        layers=layers,
     )
     return result, samples
 
 
-def _consistency(
-    how: _How, name: str, groups: Sequence[IsomerGroup], prompts: Sequence[list[int]]
-) -> Consistency | None:
-    """LCS of the groups with at least two instances; ``None`` without any."""
-    if how.lcs_text == "prompt":
-        texts = iter(prompts)
-    else:
-        room = max_positions(how.model) or 1 << 30
-        texts = (encode_example(how.tokenizer, i, room).input_ids for group in groups for i in group.instances)
-    grouped = [[next(texts) for _ in group.instances] for group in groups]
-    grouped = [group for group in grouped if len(group) > 1]
-    if not grouped:
-        return None
-    stage = how.stage(f"{name.upper()} consistency")
-    return consistency(how.model, grouped, layer=how.layer, batch_size=how.batch_size, progress=stage)
+def _consistency(how: _How, name: str, groups: Sequence[IsomerGroup]) -> list[Consistency]:
+    """LCS at every layer that was asked for; none where no group has two instances."""
+    found = measure(
+        how.model,
+        how.tokenizer,
+        groups,
+        layers=how.layers,
+        text=how.lcs_text,
+        batch_size=how.batch_size,
+        progress=how.stage(f"{name.upper()} consistency"),
+    )
+    return found.results()
 
 
 def _settings(how: _How) -> dict[str, str | int | float | bool | None]:
@@ -163,7 +165,8 @@ def _settings(how: _How) -> dict[str, str | int | float | bool | None]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": parameter.device.type,
         "lcs_text": how.lcs_text,
-        "lcs_layer": how.layer,
+        "lcs_layer": shown_layer(how.layers, penultimate_layer(how.model)),
+        "lcs_layers": ",".join(map(str, how.layers)),
         "interval": "95%, Wilson with the effective sample size of clustering by group",
     }
 

@@ -29,8 +29,15 @@ class Consistency:
         between_groups: trace of the sample covariance of the group means over ``mean_squared_norm``; also
             ``None`` for one group.
         collapsed: the model represents different problems alike, so that a low LCS means nothing.
-        layer: index into ``hidden_states``.
-        groups: K.
+        layer: index into ``hidden_states`` (:mod:`igascale.evaluation.layers`).
+        groups: K, of two instances at least.
+        pairs: ``"law/medicine"`` -> half the squared distance between the two domains' states, mean over the groups that have
+            both. Their mean is ``lcs`` where every group has all domains. Empty where the states are not finite.
+        standard_error: of ``lcs`` as a mean over groups; ``None`` for one group.
+        alarm: why ``collapsed``, or "".
+        text: whose tokens are averaged: ``prompt``, or ``full`` with the reference solution.
+        skipped_groups: those of one instance, which have no covariance.
+        cut_texts: how many were longer than the model has positions.
     """
 
     lcs: float | None
@@ -40,6 +47,17 @@ class Consistency:
     collapsed: bool
     layer: int
     groups: int
+    pairs: dict[str, float] = field(default_factory=dict)
+    standard_error: float | None = None
+    alarm: str = ""
+    text: str = "prompt"
+    skipped_groups: int = 0
+    cut_texts: int = 0
+
+    @property
+    def times_100(self) -> float | None:
+        """``lcs`` as the paper prints it."""
+        return None if self.lcs is None else 100 * self.lcs
 
 
 @dataclass(frozen=True)
