@@ -39,6 +39,16 @@ if TYPE_CHECKING:
     "models), numbers from 0 (embeddings) on, or shares of the depth (0.5), with commas between.",
 )
 @click.option(
+    "--gir", is_flag=True, help="Also how much the domains' gradients of the adapter disagree (docs/consistency.md)."
+)
+@click.option(
+    "--gir-groups",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Groups of each set that --gir averages; of few, most of it is sampling noise, whose share is shown.",
+)
+@click.option(
     "--dtype",
     default="auto",
     show_default=True,
@@ -58,6 +68,8 @@ def command(
     limit_groups: int | None,
     lcs_text: str,
     layers: str,
+    gir: bool,
+    gir_groups: int,
     dtype: str,
     device: str | None,
     out: str | None,
@@ -110,6 +122,7 @@ def command(
 
     from igascale.evaluation.consistency import lcs_remarks
     from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
+    from igascale.evaluation.residual import gir_remarks
     from igascale.evaluation.tables import evaluation_table
 
     loaded, tokenizer = load_for_evaluation(model, base=base, dtype=dtype, device=device)
@@ -126,13 +139,14 @@ def command(
             max_new_tokens=max_new_tokens,
             lcs_text=lcs_text,
             lcs_layers=layers,
+            gir_groups=gir_groups if gir else None,
             progress=bar.update,
         )
     result.settings.update({"model": model, "id_file": id_file, "ood_file": ood_file, "limit_groups": limit_groups})
     result.settings["notes"] = "; ".join(notes) or None
     write_result(result, folder)
     console.print(evaluation_table(result, title=model))
-    for note in notes + lcs_remarks(result):
+    for note in notes + lcs_remarks(result) + gir_remarks(result):
         console.print(note, style="bold yellow", soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"Written: {folder / RESULT_FILE}, {folder / SAMPLES_FILE}", soft_wrap=True, highlight=False, markup=False

@@ -83,6 +83,7 @@ def _side(suite: Suite, side: str, kept: Sequence[Kept], measure: Measure | None
         unfinished=sum(not sample.finished for sample in samples) / len(samples),
         seconds=sum(each.seconds for each in kept),
         layers=list(inside.layers),
+        gir=inside.gir,
     )
     return result, samples
 
@@ -120,6 +121,7 @@ def evaluate_suites(
     max_new_tokens: int | None = None,
     lcs_text: str = "prompt",
     lcs_layers: str = "penultimate",
+    gir_groups: int | None = None,
     answers: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     share: Share = ALONE,
@@ -138,6 +140,7 @@ def evaluate_suites(
             anything), or ``full`` (problem and reference solution).
         lcs_layers: where LCS is measured (:func:`igascale.evaluation.layer_names.parse_layers`). The tables show the
             penultimate layer if it is among them, else the deepest.
+        gir_groups: measure the gradient invariance residual too, on so many groups of each side (needs an adapter).
         answers: folder in which answers are kept as they come; an interrupted evaluation goes on from there.
         identity: tells this model's bytes from any other's, for that folder.
         share: see :func:`evaluate`.
@@ -149,7 +152,7 @@ def evaluate_suites(
     Raises:
         UserError: a prompt leaves no room for an answer, memory runs out, or the folder cannot be written.
     """
-    inside = Inside(model, tokenizer, lcs_layers, lcs_text, batch_size, progress)
+    inside = Inside(model, tokenizer, lcs_layers, lcs_text, batch_size, gir_groups, progress)
     prompts = [question.prompt for suite in suites for side in suite.sides for question in suite.questions(side)]
     limit = token_limit(model, tokenizer, prompts, max_new_tokens)
     generator = LocalGenerator(model, tokenizer, limit, batch_size)

@@ -12,7 +12,8 @@ from igascale.evaluation.consistency import LCS_TEXTS, measure
 from igascale.evaluation.generation import enough_memory
 from igascale.evaluation.layer_names import parse_layers, shown_layer
 from igascale.evaluation.layers import depth_of, penultimate_layer
-from igascale.evaluation.results import Consistency
+from igascale.evaluation.residual import check_adapter, held_out_residual
+from igascale.evaluation.results import Consistency, HeldOutResidual
 from igascale.isomers.schema import IsomerGroup
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Measured:
 
     consistency: Consistency | None = None
     layers: tuple[Consistency, ...] = ()
+    gir: HeldOutResidual | None = None
 
 
 class Inside:
@@ -36,10 +38,11 @@ class Inside:
         lcs_layers: where LCS is measured (:func:`igascale.evaluation.layer_names.parse_layers`).
         lcs_text: whose tokens it averages.
         batch_size: sequences per forward.
+        gir_groups: also measure GIR on so many groups of each side; needs an adapter.
         progress: called with (stage, done, in all).
 
     Raises:
-        UserError: an unknown text or layer.
+        UserError: an unknown text or layer, or GIR of a model without a plain LoRA adapter.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Inside:
         lcs_layers: str = "penultimate",
         lcs_text: str = "prompt",
         batch_size: int = 16,
+        gir_groups: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         if lcs_text not in LCS_TEXTS:
@@ -56,7 +60,9 @@ class Inside:
         self._model, self._tokenizer, self._text = model, tokenizer, lcs_text
         self._layers = parse_layers(lcs_layers, depth_of(model))
         self._shown = shown_layer(self._layers, penultimate_layer(model))
-        self._batch_size, self._progress = batch_size, progress
+        self._batch_size, self._gir_groups, self._progress = batch_size, gir_groups, progress
+        if gir_groups is not None:
+            check_adapter(model)  # before any answer is asked for
 
     def measure(self, side: str, groups: Sequence[IsomerGroup]) -> Measured:
         """Of a side's groups; the model is in evaluation mode."""
@@ -71,11 +77,23 @@ class Inside:
                 progress=self._stage(f"{side.upper()} consistency"),
             ).results()
         shown = next((found for found in layers if found.layer == self._shown), None)
-        return Measured(shown, tuple(layers))
+        return Measured(shown, tuple(layers), self._residual(side, groups))
+
+    def _residual(self, side: str, groups: Sequence[IsomerGroup]) -> HeldOutResidual | None:
+        if self._gir_groups is None:
+            return None
+        stage = self._stage(f"{side.upper()} gradients")
+        return held_out_residual(self._model, self._tokenizer, groups, most_groups=self._gir_groups, progress=stage)
 
     def settings(self) -> dict[str, str | int | float | bool | None]:
         """What stands in the result's settings."""
-        return {"lcs_text": self._text, "lcs_layer": self._shown, "lcs_layers": ",".join(map(str, self._layers))}
+        layers = ",".join(map(str, self._layers))
+        return {
+            "lcs_text": self._text,
+            "lcs_layer": self._shown,
+            "lcs_layers": layers,
+            "gir_groups": self._gir_groups,
+        }
 
     def _stage(self, name: str) -> Callable[[int, int], None] | None:
         report = self._progress

@@ -60,6 +60,7 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
         max_new_tokens=request.max_new_tokens,
         lcs_text=request.lcs_text,
         lcs_layers=request.lcs_layers,
+        gir_groups=request.gir_groups,
         answers=Path(request.out) / ANSWERS,
         identity=identity(request.model, request.base),
         share=share,

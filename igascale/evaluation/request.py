@@ -53,7 +53,7 @@ class Request:
         held_out: labels that make the ood side, by benchmark.
         limit_problems: of each side of a benchmark.
         password: of an encrypted archive.
-        batch_size, max_new_tokens, lcs_text, lcs_layers, dtype, device: see ``igascale eval --help``.
+        batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
     """
 
@@ -75,6 +75,7 @@ class Request:
     max_new_tokens: int | None = None
     lcs_text: str = "prompt"
     lcs_layers: str = "penultimate"
+    gir_groups: int | None = None
     dtype: str = "auto"
     device: str | None = None
     adapter_sha256: str | None = None
