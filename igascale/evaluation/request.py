@@ -53,8 +53,10 @@ class Request:
         held_out: labels that make the ood side, by benchmark.
         limit_problems: of each side of a benchmark.
         password: of an encrypted archive.
-        batch_size, max_new_tokens, lcs_text, dtype, device: see ``igascale eval --help``.
+        batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
+        generator: ``local``, ``vllm`` or ``endpoint``.
+        endpoint, served_model, concurrency, sampled: of a server.
     """
 
     model: str
@@ -74,9 +76,16 @@ class Request:
     batch_size: int = 16
     max_new_tokens: int | None = None
     lcs_text: str = "prompt"
+    lcs_layers: str = "penultimate"
+    gir_groups: int | None = None
     dtype: str = "auto"
     device: str | None = None
     adapter_sha256: str | None = None
+    generator: str = "local"
+    endpoint: str | None = None
+    served_model: str | None = None
+    concurrency: int = 32
+    sampled: bool = False
 
     def to_json(self) -> str:
         """For another process."""
@@ -94,7 +103,7 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None)
+        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None, concurrency=0)
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 
