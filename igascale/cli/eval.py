@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from igascale.cli.generator_options import generator_options
+
 
 @click.command("eval")
 @click.argument("model", metavar="MODEL_OR_ADAPTER_OR_RUN")
@@ -66,6 +68,7 @@ import click
     type=click.IntRange(min=1),
     help="Share the answering between so many processes on this machine; on GPUs one each.",
 )
+@generator_options
 @click.option("--checkpoint", metavar="STEP|latest|best|all", help="Checkpoints of a run instead of its final adapter.")
 @click.option("--watch", is_flag=True, help="Each checkpoint of a run as it is written, until the run ends.")
 @click.option("--out", metavar="DIR", help="Where the result goes.  [default: RUN/evaluation, or evaluation/]")
@@ -85,6 +88,7 @@ def command(model: str, **options: Any) -> None:
       igascale eval runs/iga --benchmark math=MATH/test --benchmark logiqa2=LogiQA2.0 --out results/public
       igascale eval runs/iga --checkpoint all
       igascale eval runs/iga --watch                        beside the training, until it ends
+      igascale eval runs/iga --endpoint http://localhost:8000/v1 --served-model iga
 
     Writes evaluation.json (the numbers) and samples.jsonl (every answer); of checkpoints, into a folder each
     (step-00000120). Interrupted, even by kill -9, the same command goes on. docs/evaluation.md says more.

@@ -12,26 +12,36 @@ import click
 from rich.console import Console
 
 from igascale.cli.eval_display import Display
+from igascale.cli.generator_options import somebody_else
 from igascale.errors import UserError
 from igascale.evaluation import checkpoints
 from igascale.evaluation.answering import Progress, Share
+from igascale.evaluation.elsewhere import perform_elsewhere
 from igascale.evaluation.perform import check_output, perform
 from igascale.evaluation.ranks import perform_on_ranks
 from igascale.evaluation.request import Request, parse_benchmarks, read_suites, split_option
 from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, EvaluationResult
 from igascale.evaluation.store import ANSWERS
 from igascale.evaluation.watching import Trail
+from igascale.files import exists
 from igascale.locate import Located, locate, locate_run
 
 
 def evaluate(model: str, options: dict[str, Any]) -> None:
     """One model, adapter, or run's final adapter."""
-    share = _share(options)
-    request = _request(model, locate(model), options)
+    share, who = _share(options), somebody_else(options)
+    if who is not None and share.world > 1:
+        raise UserError("a server or vLLM is asked by one process; do without torchrun or deepspeed")
+    # A server may have names for its models that no file of ours could have.
+    located = locate(model) if who is None or who.endpoint is None or exists(model) else Located(model)
+    request = _request(model, located, options)
     if share.rank == 0:
         check_output(Path(request.out), options["overwrite"])
     with Display() as display:
-        result = _perform(request, options, share, display.update)
+        if who is not None:
+            result: EvaluationResult | None = perform_elsewhere(request, who, display.say, display.update)
+        else:
+            result = _perform(request, options, share, display.update)
     if result is None:
         return
     if share.world == 1:  # else another process may still be on its way to them
@@ -41,6 +51,7 @@ def evaluate(model: str, options: dict[str, Any]) -> None:
 
 def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
     """``--checkpoint`` and ``--watch``."""
+    somebody_else(options)  # refuses both
     if options["watch"] and options["checkpoint"]:
         raise UserError("--watch evaluates every checkpoint; leave --checkpoint out")
     if _share(options).world > 1:

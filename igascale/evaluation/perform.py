@@ -65,9 +65,21 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
         share=share,
         progress=progress,
     )
-    if result is None:
-        return None
-    notes += _notes_of(result)
+    return None if result is None else finish(request, result, notes)
+
+
+def finish(request: Request, result: EvaluationResult, notes: Sequence[str]) -> EvaluationResult:
+    """Add what was asked for to the settings, and write the result.
+
+    Args:
+        request: what was done.
+        result: of it.
+        notes: what the user must be told, beside what the answers show.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
+    notes = [*notes, *_notes_of(result)]
     result.settings.update(
         {
             "model": request.shown,
@@ -91,7 +103,7 @@ def _notes_of(result: EvaluationResult) -> Sequence[str]:
     empty = sum(not sample.generated.strip() for sample in result.samples)
     if empty:
         notes.append(f"{empty} of {len(result.samples)} answers are empty; each counts as no answer")
-    if settings["dtype"] != "float32":
+    if settings.get("generator") == "local" and settings["dtype"] != "float32":
         notes.append(
             f"computed in {settings['dtype']}: another --batch-size rounds otherwise and can change single answers; the number "
             "of processes and interruptions cannot (docs/evaluation.md)"
