@@ -270,6 +270,7 @@ class Trainer:
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
             counts=(tokens, vote(self.lifeline.stop_signal), *flags),
+            wants_histogram=(self.step + 1) % self.config.logging.every == 0,
             pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])
