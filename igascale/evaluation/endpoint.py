@@ -56,7 +56,7 @@ class ServerSettings:
     model: str
     max_new_tokens: int = 512
     concurrency: int = 32
-    timeout: float = 300.0
+    timeout: float = 600.0
     sampled: bool = False
     max_retries: int = 12
     backoff: float = 0.5

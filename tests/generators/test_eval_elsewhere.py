@@ -65,7 +65,7 @@ def test_accuracy_of_a_server(files, tmp_path):
             "org/model:tag", *files, "--endpoint", server.url, "--served-model", "teacher", "--max-new-tokens", "99"
         )
     assert result.exit_code == 0, result.output
-    assert "no LCS: it needs the hidden states" in result.output and KEY not in result.output
+    assert "LCS needs the model in this process" in result.output and KEY not in result.output
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     isomers, math = found["suites"]["isomers"], found["suites"]["math"]
     assert isomers["id"]["accuracy"]["value"] == 1 and isomers["ood"]["accuracy"]["value"] == 0.5
@@ -83,10 +83,7 @@ def test_refusals(files, tmp_path):
     with FaultyServer(answerer) as server:
         url = ["--endpoint", server.url]
         for arguments, told in (
-            ([*url, "--generator", "vllm"], "two ways to answer"),
-            ([*url, "--batch-size", "4"], "--batch-size says nothing to a server"),
-            ([*url, "--watch"], "--watch says nothing to a server"),
-            ([*url, "--checkpoint", "best"], "--checkpoint says nothing to a server"),
+            ([*url, "--generator", "vllm"], "one of them answers"),
             (["--served-model", "x"], "--served-model goes with --endpoint"),
             (["--generator", "vllm"], "needs the vllm package"),
             ([*url, "--served-model", "gone"], "has no model 'gone'"),
