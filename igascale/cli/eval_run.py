@@ -141,6 +141,7 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         out=str(Path(options["out"]) if options["out"] else (located.run or Path()) / "evaluation"),
         id_file=id_file,
         ood_file=ood_file,
+        run=str(located.run) if located.run else None,
         run_data=dict(located.run_config.get("data") or {}),
         own_validation=id_file is not None and id_file == own,
         benchmarks=chosen,

@@ -45,6 +45,7 @@ class Request:
         out: the folder of the result.
         base: base model of an adapter, or ``None``.
         id_file, ood_file: isomer groups, or ``None``.
+        run: the run folder, where it is one or a checkpoint of one.
         run_data: the ``data`` section of the run's configuration; empty without a run.
         own_validation: ``id_file`` is the run's own, of which the domains of the training are taken.
         limit_groups: only the first of each file.
@@ -65,6 +66,7 @@ class Request:
     base: str | None = None
     id_file: str | None = None
     ood_file: str | None = None
+    run: str | None = None
     run_data: dict[str, Any] = field(default_factory=dict)
     own_validation: bool = False
     limit_groups: int | None = None
@@ -104,7 +106,9 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None, concurrency=0)
+        same = replace(
+            self, model="", shown="", out="", run=None, password=None, device=None, adapter_sha256=None, concurrency=0
+        )
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 
