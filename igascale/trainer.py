@@ -167,10 +167,11 @@ class Trainer:
         config, recent = self.config, deque[float](maxlen=20)
         saved = first = self.step
         due = False  # a checkpoint that is put off
+        scheduled = config.train.schedule_steps or self.data.total_steps
         while self.step < last:
             started = time.perf_counter()
             waited = self.engine.comm.waiting.seconds
-            lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
+            lr = learning_rate(self.step, scheduled, config.optimizer.lr, config.optimizer.warmup_ratio)
             report, tokens = self._one_step(capture, lr, self.saver.flags())
             self.step += 1
             seconds = time.perf_counter() - started
@@ -269,6 +270,7 @@ class Trainer:
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
             counts=(tokens, vote(self.lifeline.stop_signal), *flags),
+            wants_histogram=(self.step + 1) % self.config.logging.every == 0,
             pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])

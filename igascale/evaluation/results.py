@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from igascale.errors import UserError
 from igascale.evaluation.accuracy import Accuracy, Sample, difference_interval
+from igascale.files import write_atomically
 
 RESULT_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -29,8 +30,15 @@ class Consistency:
         between_groups: trace of the sample covariance of the group means over ``mean_squared_norm``; also
             ``None`` for one group.
         collapsed: the model represents different problems alike, so that a low LCS means nothing.
-        layer: index into ``hidden_states``.
-        groups: K.
+        layer: index into ``hidden_states`` (:mod:`igascale.evaluation.layers`).
+        groups: K, of two instances at least.
+        pairs: ``"law/medicine"`` -> half the squared distance between the two domains' states, mean over the groups that have
+            both. Their mean is ``lcs`` where every group has all domains. Empty where the states are not finite.
+        standard_error: of ``lcs`` as a mean over groups; ``None`` for one group.
+        alarm: why ``collapsed``, or "".
+        text: whose tokens are averaged: ``prompt``, or ``full`` with the reference solution.
+        skipped_groups: those of one instance, which have no covariance.
+        cut_texts: how many were longer than the model has positions.
     """
 
     lcs: float | None
@@ -40,6 +48,60 @@ class Consistency:
     collapsed: bool
     layer: int
     groups: int
+    pairs: dict[str, float] = field(default_factory=dict)
+    standard_error: float | None = None
+    alarm: str = ""
+    text: str = "prompt"
+    skipped_groups: int = 0
+    cut_texts: int = 0
+
+    @property
+    def times_100(self) -> float | None:
+        """``lcs`` as the paper prints it."""
+        return None if self.lcs is None else 100 * self.lcs
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How much the domains' gradients of one adapter, or of all of them, disagree; ``None`` where a number is not defined.
+
+    Attributes:
+        gir: ``sum V / sum mean^2`` of the gradients of A and B, V the population variance over domains (Eq. 14 is its
+            numerator): what a run's ``gir`` is.
+        noise_share: estimated share of ``sum V`` that is sampling noise, by which ``gir`` is too large; it may exceed 1.
+        weight_gir: the same ratio of the reconstructed gradients ``b_n A + B a_n``.
+        weight_noise_share: and its share of noise.
+        cosines: ``"law/medicine"`` -> cosine between the two domains' gradients of A and B.
+    """
+
+    gir: float | None
+    noise_share: float | None
+    weight_gir: float | None
+    weight_noise_share: float | None
+    cosines: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class HeldOutResidual:
+    """The gradient invariance residual on held-out groups; nothing is trained.
+
+    Attributes:
+        overall: over all adapters, as one vector.
+        adapters: each by its name in the model, ``model.layers.0.self_attn.q_proj`` say.
+        domains: in the groups' order.
+        losses: of each domain, nats per supervised token.
+        groups: how many were averaged.
+        skipped_groups: of those chosen, how many lacked a domain, or an answer within the model's positions.
+        cut_texts: how many were longer than the model has positions.
+    """
+
+    overall: Residual
+    adapters: dict[str, Residual]
+    domains: list[str]
+    losses: dict[str, float | None]
+    groups: int
+    skipped_groups: int = 0
+    cut_texts: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +113,9 @@ class SplitResult:
         per_kind: of reasoning, or of answer.
         consistency: at the layer the tables show.
         layers: at every layer that was asked for, in order.
+        gir: on the groups, where it was asked for.
         unfinished: share of texts that ran into the token limit.
-        seconds: wall time of the answers.
+        seconds: that the answers took, added up over processes and over the attempts of a resumed evaluation.
     """
 
     accuracy: Accuracy
@@ -62,6 +125,7 @@ class SplitResult:
     unfinished: float
     seconds: float
     layers: list[Consistency] = field(default_factory=list)
+    gir: HeldOutResidual | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +137,7 @@ class SuiteResult:
         ood: problems of unseen domains, or a benchmark's out-of-distribution side.
         delta_gap: ID accuracy minus OOD accuracy; ``None`` without both.
         delta_gap_low, delta_gap_high: its 95% interval.
+        all: the whole of a benchmark, where it was asked for instead of its sides.
     """
 
     id: SplitResult | None
@@ -80,6 +145,7 @@ class SuiteResult:
     delta_gap: float | None = None
     delta_gap_low: float | None = None
     delta_gap_high: float | None = None
+    all: SplitResult | None = None
 
     @classmethod
     def of(cls, id_: SplitResult | None, ood: SplitResult | None) -> SuiteResult:
@@ -91,8 +157,9 @@ class SuiteResult:
 
     @property
     def splits(self) -> dict[str, SplitResult]:
-        """What was measured, by ``id`` and ``ood``."""
-        return {name: split for name, split in (("id", self.id), ("ood", self.ood)) if split is not None}
+        """What was measured, by ``id``, ``ood`` and ``all``."""
+        sides = {"id": self.id, "ood": self.ood, "all": self.all}
+        return {name: split for name, split in sides.items() if split is not None}
 
 
 @dataclass(frozen=True)
@@ -145,10 +212,16 @@ def read_result(file: Path) -> EvaluationResult:
 
 
 def write_result(result: EvaluationResult, folder: Path) -> None:
-    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).unlink(missing_ok=True)
-    with (folder / SAMPLES_FILE).open("w", encoding="utf-8") as file:
-        for sample in result.samples:
-            file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
-    (folder / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
+    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    lines = [json.dumps(sample.to_dict(), ensure_ascii=False) + "\n" for sample in result.samples]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        write_atomically(folder / SAMPLES_FILE, "".join(lines))
+        write_atomically(folder / RESULT_FILE, result.to_json())
+    except OSError as error:
+        raise UserError(f"{folder}: the result cannot be written ({error.strerror}); choose another --out") from None
