@@ -17,6 +17,7 @@ from igascale.runs.reading import DIED, read_run
 
 #: Steps after each start that no time is taken from: compilation, caches, allocators.
 WARM_UP = 3
+_LISTED_RANKS = 64  # more are not listed one by one (igascale.metrics)
 _ADAPTER = "adapter_model.safetensors"
 
 
@@ -156,14 +157,8 @@ def _memory(steps: list[dict[str, Any]], last: Start) -> tuple[int | None, tuple
     width = max(map(len, lists), default=0)
     by_rank = tuple(max(one[rank] for one in lists if rank < len(one)) for rank in range(width))
     kind = "GPU memory as PyTorch counts it" if any(r.get("gpu") for r in last.ranks) else "resident memory"
-    ranks = len(last.ranks)
-    of = (
-        kind
-        if ranks == 1
-        else f"{kind} of the largest of {ranks} ranks"
-        if by_rank or ranks > 64
-        else f"{kind} of rank 0 alone"
-    )
+    alone = 1 < len(last.ranks) <= _LISTED_RANKS and not by_rank  # as an earlier version recorded it
+    of = f"{kind} of {'rank 0 alone' if alone else 'the largest rank'}"
     return max(peaks, default=None), by_rank, of
 
 
