@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from igascale.errors import UserError
 from igascale.evaluation.efficiency import efficiency
@@ -16,8 +17,11 @@ from igascale.evaluation.run_records import read_config
 from igascale.evaluation.same_problems import differences
 from igascale.evaluation.selection_marks import selection_mark
 from igascale.evaluation.tables import MethodResult, comparison_tables, warnings
-from igascale.tables import Table
+from igascale.tables import Table, to_rich
 from igascale.tuning import Compared, claims
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def compare_runs(folders: Sequence[Path], *, allow_different_data: bool = False)
         if folder.resolve() in [other.resolve() for other in folders[:i]]:
             raise UserError(f"{names[i]} is named twice; name different runs")
     configs = [read_config(folder) for folder in folders]
-    notes = _differences(folders, names, allow_different_data)
+    notes, grave = _differences(folders, names, allow_different_data)
     results = [_result(folder) for folder in folders]
     evaluated = [
         MethodResult(name, result, selected=selection_mark(config))
@@ -64,17 +68,31 @@ def compare_runs(folders: Sequence[Path], *, allow_different_data: bool = False)
     if missing := [name for name, result in zip(names, results) if result is None]:
         notes.append(f"not evaluated: {', '.join(missing)} (igascale eval {missing[0]})")
     notes += [f"{row.method}: {note}" for row in evaluated for note in warnings(row.result)]
-    return RunComparison(tables, notes)
+    marked = [replace(table, title=f"DIFFERENT DATA: {table.title}") for table in tables] if grave else tables
+    return RunComparison(marked, notes)
 
 
-def _differences(folders: Sequence[Path], names: Sequence[str], allow: bool) -> list[str]:
+def print_runs(console: Console, paths: Sequence[str]) -> None:
+    """Below a comparison of their evaluations: the runs as wholes, where all of the paths are runs. What differs is marked."""
+    folders = [Path(path) for path in paths]
+    if not all((folder / "config.yaml").is_file() for folder in folders):
+        return
+    found = compare_runs(folders, allow_different_data=True)
+    for table in found.tables:
+        console.print(to_rich(table))
+    for warning in found.warnings:
+        console.print(warning, style="yellow", soft_wrap=True, highlight=False, markup=False)
+
+
+def _differences(folders: Sequence[Path], names: Sequence[str], allow: bool) -> tuple[list[str], bool]:
+    """What differs, in words, and whether the figures are not of one thing."""
     found = differences(folders, names)
     grave = [difference.text for difference in found if difference.weight == "refuse"]
     if grave and not allow:
         more = f" (and {len(grave) - 1} more)" if len(grave) > 1 else ""
         raise UserError(f"these runs cannot be compared: {grave[0]}{more}; --allow-different-data marks them instead")
     words = {"refuse": "NOT COMPARABLE: ", "mark": "differs: ", "unknown": ""}
-    return [f"{words[difference.weight]}{difference.text}" for difference in found]
+    return [f"{words[difference.weight]}{difference.text}" for difference in found], bool(grave)
 
 
 def _result(folder: Path) -> EvaluationResult | None:

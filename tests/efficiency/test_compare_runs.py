@@ -141,6 +141,7 @@ def test_other_data_is_refused_or_marked(runs, tmp_path):
         compare_runs([runs[0], other])
     assert "\n" not in str(caught.value)
     found = compare_runs([runs[0], other], allow_different_data=True)
+    assert all(table.title.startswith("DIFFERENT DATA: ") for table in found.tables)
     assert found.warnings[0].startswith("NOT COMPARABLE: the training data")
     assert f"not evaluated: {other} (igascale eval {other})" in found.warnings
 
@@ -153,3 +154,18 @@ def test_a_run_named_twice(runs, tmp_path):
     (tmp_path / "link").symlink_to(runs[0])
     with pytest.raises(UserError, match="link is named twice"):
         compare_runs([runs[0], tmp_path / "link"])
+
+
+def test_the_command_shows_the_runs_below_their_answers(runs, tmp_path):
+    from click.testing import CliRunner
+
+    from igascale.cli import main
+
+    paths = [str(run) for run in runs]
+    outcome = CliRunner().invoke(main, ["compare", *paths], catch_exceptions=False, env={"COLUMNS": "200"})
+    assert outcome.exit_code == 0
+    for wanted in ("problem by problem", "What the runs cost", "At matched", "NO MIXED CONTROL"):
+        assert wanted in outcome.output
+    # Evaluations that are no runs have no cost.
+    outcome = CliRunner().invoke(main, ["compare", *(f"{path}/evaluation" for path in paths)], catch_exceptions=False)
+    assert outcome.exit_code == 0 and "What the runs cost" not in outcome.output
