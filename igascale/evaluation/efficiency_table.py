@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igascale.evaluation.accuracy import Accuracy
 from igascale.evaluation.averages import Average, average
@@ -103,7 +103,7 @@ def _row(cost: Cost, mark: str) -> list[Cell | str | None]:
     memory = None if found.peak_memory_bytes is None else found.peak_memory_bytes / 2**30
     return [
         cost.name,
-        significant(found.seconds_per_step, mark=mark),
+        _with_quartiles(significant(found.seconds_per_step, mark=mark), found),
         significant(found.hours_per_epoch, mark=mark),
         significant(found.tokens_per_second, mark=mark),
         significant(memory, mark=mark),
@@ -114,6 +114,10 @@ def _row(cost: Cost, mark: str) -> list[Cell | str | None]:
         None if ood is None else significant(found.per_compute_hour(ood), mark=mark),
         None if ood is None else significant(found.per_epoch_hour(ood), mark=mark),
     ]
+
+
+def _with_quartiles(cell: Cell | None, found: Efficiency) -> Cell | None:
+    return None if cell is None else replace(cell, low=found.seconds_low, high=found.seconds_high)
 
 
 def _notes(costs: Sequence[Cost], marks: dict[tuple[str, ...], str], alike: bool) -> list[str]:

@@ -59,7 +59,7 @@ def figure(value: float, digits: int, sign: bool = False) -> str:
 def emphasise_best(table: Table, column: str, largest: bool = True) -> Table:
     """The same table with the best value of a column emphasised, and all that equal it.
 
-    Cells that are dim or bad already, and those without a value, cannot win. One value alone is not the best of anything.
+    Cells that are dim or bad already, and those without a value, cannot win. Where all values are one, none is the best of anything.
 
     Args:
         table: is not changed.
@@ -75,7 +75,7 @@ def emphasise_best(table: Table, column: str, largest: bool = True) -> Table:
     at = names.index(column)
     cells = [(i, as_cell(row[at])) for i, row in enumerate(table.rows) if row]
     values = [cell.value for _, cell in cells if cell.value is not None and cell.emphasis in ("none", "best")]
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return table
     best = max(values) if largest else min(values)
     rows = [list(row) for row in table.rows]

@@ -21,12 +21,24 @@ def test_times_are_medians_after_the_warm_up(tmp_path):
     found = efficiency(run)
     assert WARM_UP == 3
     assert (found.timed_steps, found.seconds_per_step) == (5, 2.0)
+    assert (found.seconds_low, found.seconds_high) == (2.0, 3.0)
     assert found.tokens_per_second == pytest.approx(500 / 17)
     assert found.steps_per_epoch == 100 // 8
     assert found.hours_per_epoch == pytest.approx(2.0 * 12 / 3600)
     assert (found.wall_seconds, found.compute_hours, found.devices) == (7200.0, 2.0, 1)
     assert found.per_compute_hour(77.0) == 38.5
     assert found.notes == ()
+
+
+def test_steps_that_vary_are_said(tmp_path):
+    """A median hides that something else used the machine."""
+    unsteady = [step(n, 1.0 if n % 2 else 2.0) for n in range(1, 20)]
+    found = efficiency(write_run(tmp_path / "run", unsteady))
+    assert found.notes == ("steps took 1 to 2 s (quartiles): the machine was shared, or texts differ much in length",)
+    table = efficiency_table([Cost("run", found)])
+    header, first = [line.split(",") for line in to_csv(table).splitlines()]
+    told = dict(zip(header, first))
+    assert (told["s/step low"], told["s/step high"]) == ("1.0", "2.0")
 
 
 def test_the_papers_own_figure():
@@ -42,7 +54,9 @@ def efficiency_of_nothing():
     from igascale.evaluation.efficiency import Efficiency
 
     nothing = dict.fromkeys(("seconds_per_step", "tokens_per_second", "steps_per_epoch", "peak_memory_bytes"))
-    nothing |= dict.fromkeys(("trainable", "modules", "r", "wall_seconds", "device_seconds"))
+    nothing |= dict.fromkeys(
+        ("seconds_low", "seconds_high", "trainable", "modules", "r", "wall_seconds", "device_seconds")
+    )
     return Efficiency(
         "run",
         "finished",

@@ -333,8 +333,9 @@ def test_the_best_of_a_column():
 
 
 def test_one_value_is_not_the_best_of_anything():
-    table = Table("", [Column("x")], [[number(1.0)], [None]])
-    assert emphasise_best(table, "x") == table
+    for rows in ([[number(1.0)], [None]], [[number(1.0)], [number(1.0)]], []):
+        table = Table("", [Column("x")], rows)
+        assert emphasise_best(table, "x") == table
 
 
 def test_tables_need_no_large_library():
