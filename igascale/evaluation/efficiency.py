@@ -106,7 +106,7 @@ def efficiency(folder: Path) -> Efficiency:
     rate = sum(t for t in tokens if t is not None) / sum(seconds) if seconds and None not in tokens else None
     trainable, modules = _adapter(folder)
     peak, by_rank, memory_of = _memory(steps, began[-1])
-    hardware, key = _hardware(began[-1])
+    hardware, key = _hardware(began[-1], folder)
     weight, uneven = _devices_held(steps, began)
     r = section(config, "lora").get("r")
     low, _, high = quantiles(seconds, method="inclusive") if len(seconds) > 1 else (None, None, None)
@@ -163,11 +163,13 @@ def _steps_per_epoch(config: dict[str, Any], last: Start) -> int | None:
 
 
 def _memory(steps: list[dict[str, Any]], last: Start) -> tuple[int | None, tuple[int, ...], str]:
+    """The most of any rank, of each rank, and what that is the most of."""
     peaks = [int(p) for record in steps if (p := number(record, "peak_memory_bytes")) is not None]
     lists = [r["peak_memory_by_rank"] for r in steps if isinstance(r.get("peak_memory_by_rank"), list)]
     width = max(map(len, lists), default=0)
     by_rank = tuple(max(one[rank] for one in lists if rank < len(one)) for rank in range(width))
-    kind = "GPU memory as PyTorch counts it" if any(r.get("gpu") for r in last.ranks) else "resident memory"
+    gpu = any(rank.get("gpu") for rank in last.ranks)
+    kind = "GPU memory as PyTorch counts it" if gpu else "resident memory" if last.ranks else "memory of unknown kind"
     alone = 1 < len(last.ranks) <= _LISTED_RANKS and not by_rank  # as an earlier version recorded it
     of = f"{kind} of {'rank 0 alone' if alone else 'the largest rank'}"
     return max(peaks, default=None), by_rank, of
@@ -181,7 +183,7 @@ def _adapter(folder: Path) -> tuple[int | None, int | None]:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError, RecursionError):
             continue
         return sum(math.prod(shape) for shape in shapes.values()), sum(".lora_A." in name for name in shapes) or len(
             shapes
@@ -189,11 +191,11 @@ def _adapter(folder: Path) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _hardware(last: Start) -> tuple[str, tuple[str, ...]]:
-    """In words; and a key. CPUs are told apart by host, since their kind is not recorded."""
+def _hardware(last: Start, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """In words; and a key. CPUs are told apart by host, since their kind is not recorded; what is unknown is like nothing else."""
     ranks = last.ranks
     if not ranks:
-        return "not recorded", ("not recorded",)
+        return "not recorded", ("not recorded", str(folder.resolve()))
     hosts = sorted({str(rank.get("host")) for rank in ranks})
     where = f"host {hosts[0]}" if len(hosts) == 1 else f"{len(hosts)} hosts"
     gpus = Counter(_gpu(rank["gpu"]) for rank in ranks if isinstance(rank.get("gpu"), dict))

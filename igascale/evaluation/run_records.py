@@ -59,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     check_run(folder)
     try:
         config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.yaml'}: cannot be read as a configuration; it is damaged")
@@ -75,7 +75,7 @@ def section(config: dict[str, Any], name: str) -> dict[str, Any]:
 def starts(folder: Path) -> list[Start]:
     """Every start of a run, in time. A fork's first is the one that took over the other run's checkpoint."""
     facts: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         facts = found if isinstance(found, dict) else {}
     later = [Start(line["step"], line) for line in history.read(folder) if isinstance(line.get("step"), int)]
@@ -98,7 +98,7 @@ def records(folder: Path, kind: str) -> tuple[list[dict[str, Any]], int]:
                 record = json.loads(line)
                 if record["kind"] == kind:
                     by_step[int(record["step"])] = record
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 damaged += 1
     return [by_step[step] for step in sorted(by_step)], damaged
 

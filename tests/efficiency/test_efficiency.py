@@ -223,6 +223,25 @@ def test_one_machine_is_ranked_and_two_are_not(tmp_path):
     assert "1 a" in to_markdown(other) and "2 b" in to_markdown(other)
 
 
+def test_unknown_hardware_is_not_the_same_hardware(tmp_path):
+    costs = []
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        run = write_run(tmp_path / name, [step(n, seconds) for n in range(1, 10)])
+        (run / "environment.json").unlink()
+        costs.append(Cost(name, efficiency(run)))
+    assert "**" not in to_markdown(efficiency_table(costs, title=""))
+    assert costs[0].efficiency.memory_of == "memory of unknown kind of the largest rank"
+
+
+def test_brackets_without_end_are_damage(tmp_path):
+    run = write_run(tmp_path / "run", [step(n) for n in range(1, 9)])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("[" * 200_000 + "\n")
+    assert any("1 line of" in note for note in efficiency(run).notes)
+    (run / "environment.json").write_text("[" * 200_000)
+    assert efficiency(run).devices == 0
+
+
 def test_other_numbers_of_steps_are_not_ranked_by_compute_hours(tmp_path):
     short = Cost("short", efficiency(write_run(tmp_path / "a", [step(n) for n in range(1, 6)], ran_seconds=60.0)))
     long = Cost("long", efficiency(write_run(tmp_path / "b", [step(n) for n in range(1, 60)], ran_seconds=600.0)))
