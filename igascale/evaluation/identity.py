@@ -35,7 +35,9 @@ def _weights(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         return {}
     weights = [path for ending in ("*.safetensors", "*.bin") for path in sorted(folder.glob(ending))]
-    return {p.name: _sha256(p) if p.stat().st_size <= _WHOLE else [p.stat().st_size, p.stat().st_mtime_ns] for p in weights}
+    return {
+        p.name: _sha256(p) if p.stat().st_size <= _WHOLE else [p.stat().st_size, p.stat().st_mtime_ns] for p in weights
+    }
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +25,10 @@ def check_output(folder: Path, overwrite: bool) -> None:
     for name in (RESULT_FILE, SAMPLES_FILE) if not (overwrite or unfinished) else ():
         if (folder / name).exists():
             raise UserError(f"{folder / name} exists; choose another --out, or pass --overwrite")
-    try:
-        (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "no permission" if there.is_dir() else f"{there} is a file"
+        raise UserError(f"{folder}: cannot be written ({reason}); choose another --out")
 
 
 def perform(request: Request, share: Share = ALONE, progress: Progress | None = None) -> EvaluationResult | None:
@@ -47,9 +48,11 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
     suites, notes = read_suites(request)  # before the model: a broken file should not cost minutes
     if progress is not None:
         progress(LOADING, 0, 0)
+    from igascale.evaluation.consistency import lcs_remarks
     from igascale.evaluation.evaluate import evaluate_suites
     from igascale.evaluation.identity import identity
     from igascale.evaluation.loading import load_for_evaluation
+    from igascale.evaluation.residual import gir_remarks
 
     model, tokenizer = load_for_evaluation(request.model, base=request.base, dtype=request.dtype, device=request.device)
     result = evaluate_suites(
@@ -68,7 +71,7 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
     )
     if result is None:
         return None
-    notes += _notes_of(result)
+    notes += [*_notes_of(result), *lcs_remarks(result), *gir_remarks(result)]
     result.settings.update(
         {
             "model": request.shown,
@@ -77,7 +80,7 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
             "limit_groups": request.limit_groups,
             "request": request.digest(),
             "adapter_sha256": request.adapter_sha256,
-            "notes": "; ".join(notes) or None,
+            "notes": "\n".join(notes) or None,
         }
     )
     write_result(result, Path(request.out))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from igascale.errors import UserError
 from igascale.evaluation.answering import Progress
@@ -33,9 +34,15 @@ def perform_on_ranks(request: Request, count: int, progress: Progress | None = N
         UserError: a process failed or died; all others are ended. What was answered is kept.
     """
     if request.device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device {request.device} is one device; leave it out with --num-processes, or say cpu or cuda")
+        raise UserError(
+            f"--device {request.device} is one device; leave it out with --num-processes, or say cpu or cuda"
+        )
     folder = Path(request.out) / ANSWERS
-    (folder / PROGRESS).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROGRESS).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(count):
@@ -117,7 +124,7 @@ def _log(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:04d}.log"
 
 
-def _read(path: Path) -> dict[str, int] | None:
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):

@@ -157,7 +157,7 @@ def split_option(option: str, text: str, what: str) -> tuple[str, str]:
 
 
 def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuite:
-    benchmark, task = benchmarks.find(choice.name), tasks.find(choice.name)
+    benchmark = benchmarks.find(choice.name)
     loaded = benchmark.load(choice.source, password=request.password)
     notes, items = list(loaded.notes), _of_subsets(choice, loaded)
     if request.benchmark_split == "all":
@@ -167,11 +167,13 @@ def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuit
     for side, some in sides.items():
         train = sum("train" in item.split for item in some)
         if train:
-            notes.append(f"{side.upper()}: {train} of {len(some)} problems are of the publisher's training split (--subset)")
+            notes.append(
+                f"{side.upper()}: {train} of {len(some)} problems are of the publisher's training split (--subset)"
+            )
     if request.limit_problems is not None:
         sides = {side: _spread(some, request.limit_problems) for side, some in sides.items()}
         notes.append(f"only {request.limit_problems} problems of each side (--limit-problems), evenly from its order")
-    return BenchmarkSuite(task, sides, choice.source, loaded.sha256, notes)
+    return BenchmarkSuite(tasks.find(benchmark.name), sides, choice.source, loaded.sha256, notes)
 
 
 def _of_subsets(choice: BenchmarkChoice, loaded: Loaded) -> list[BenchmarkItem]:
@@ -189,10 +191,14 @@ def _sides(
     sides = {"id": benchmark.select(items, "id", held_out), "ood": benchmark.select(items, "ood", held_out)}
     neither = len(items) - len(sides["id"]) - len(sides["ood"])
     if neither:
-        notes.append(f"{neither} of {len(items)} problems are on neither side and are not asked (--benchmark-split all)")
+        notes.append(
+            f"{neither} of {len(items)} problems are on neither side and are not asked (--benchmark-split all)"
+        )
     for side, some in list(sides.items()):
         if not some:
-            notes.append(f"there is no {side.upper()} side in these files, so no gap (igascale data benchmark says why)")
+            notes.append(
+                f"there is no {side.upper()} side in these files, so no gap (igascale data benchmark says why)"
+            )
             del sides[side]
     return sides
 

@@ -10,13 +10,12 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from igascale.errors import UserError
 from igascale.evaluation.generator import Answered
@@ -50,9 +49,10 @@ class AnswerStore:
         self.folder = folder
         self._kept: dict[str, Kept] = {}
         self._read: dict[Path, int] = {}  # file -> bytes that were read
-        self._file: Any = None
+        self._file: BinaryIO | None = None
         if folder is not None and rank is not None:
             self._file = _open(folder, rank)
+            self._read_on(Path(self._file.name), self._file)
         self.refresh()
 
     def key(self, suite: str, version: str, side: str, id_: str, prompt: str) -> str:
@@ -88,14 +88,19 @@ class AnswerStore:
 
     def refresh(self) -> None:
         """Take up what other processes have written since."""
+        own = self._file and Path(self._file.name)
         for path in sorted(self.folder.glob("rank-*.jsonl")) if self.folder is not None else ():
-            with suppress(FileNotFoundError), path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                content = file.read()
-                whole = content.rfind(b"\n") + 1  # the last line may be half written
-                self._read[path] = self._read.get(path, 0) + whole
-                for line in content[:whole].splitlines():
-                    self._take(line)
+            if path != own:  # to close a second descriptor of it would free its lock on some file systems
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    self._read_on(path, file)
+
+    def _read_on(self, path: Path, file: BinaryIO) -> None:
+        file.seek(self._read.get(path, 0))
+        content = file.read()
+        whole = content.rfind(b"\n") + 1  # the last line may be half written
+        self._read[path] = self._read.get(path, 0) + whole
+        for line in content[:whole].splitlines():
+            self._take(line)
 
     def _take(self, line: bytes) -> None:
         """A line that a kill or a power cut has spoilt is no answer."""
@@ -109,19 +114,19 @@ class AnswerStore:
             self._kept.setdefault(r["key"], kept)
 
     def close(self) -> None:
-        """Let another process write the file."""
+        """Let another process write the file; one without an answer is removed."""
         if self._file is not None:
+            path, empty = Path(self._file.name), self._file.tell() == 0
+            if empty:
+                path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
-
-    def discard(self) -> None:
-        """Remove the files: the result holds everything now."""
-        self.close()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if empty:
+                with suppress(OSError):  # others have written
+                    path.parent.rmdir()
 
 
-def _open(folder: Path, rank: int) -> Any:
+def _open(folder: Path, rank: int) -> BinaryIO:
     path = folder / f"rank-{rank:04d}.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,12 +140,12 @@ def _open(folder: Path, rank: int) -> Any:
     return file
 
 
-def _lock(file: Any, path: Path) -> None:
+def _lock(file: BinaryIO, path: Path) -> None:
     """One process per file; the system frees it however the process dies."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except (PermissionError, BlockingIOError):
             if time.monotonic() > end:
@@ -152,6 +157,6 @@ def _lock(file: Any, path: Path) -> None:
             return
 
 
-def _last_byte(file: Any) -> bytes:
+def _last_byte(file: BinaryIO) -> bytes:
     file.seek(-1, os.SEEK_END)
     return bytes(file.read(1))

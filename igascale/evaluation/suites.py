@@ -214,7 +214,11 @@ class BenchmarkSuite(Suite):
 
     def settings(self) -> dict[str, str | int | float | bool | None]:
         """Source, its hash and the task's version."""
-        values = {"source": self._source, "sha256": self._sha256, "task_version": self.task.version}
+        values: dict[str, str | int | float | bool | None] = {
+            "source": self._source,
+            "sha256": self._sha256,
+            "task_version": self.task.version,
+        }
         return {f"{self.name}.{key}": value for key, value in values.items()}
 
     def notes(self) -> list[str]:

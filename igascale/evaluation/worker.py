@@ -27,13 +27,14 @@ def main() -> None:
     """Answer this process's share; what goes wrong is the last line of its log."""
     from dataclasses import replace
 
+    from igascale.evaluation.loading import device_of_rank
     from igascale.evaluation.perform import perform
 
     told = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request, share = Request.from_json(told["request"]), Share(told["rank"], told["world"])
     try:
-        request = replace(request, device=_device(request.device, share))
+        request = replace(request, device=device_of_rank(request.device, share.rank))
         perform(request, share, _Teller(Path(request.out) / ANSWERS / PROGRESS) if share.rank == 0 else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -41,20 +42,9 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not by sys.stdin, whose lock would be held when this process ends first
+        pass
     os._exit(1)
-
-
-def _device(asked: str | None, share: Share) -> str | None:
-    """A GPU for each process."""
-    import torch
-
-    if asked not in (None, "cuda") or (asked is None and not torch.cuda.is_available()):
-        return asked
-    count = torch.cuda.device_count()
-    if share.world > count:
-        raise UserError(f"--num-processes {share.world}: one GPU each, and there are {count}; take fewer, or --device cpu")
-    return f"cuda:{share.rank}"
 
 
 class _Teller:

@@ -8,7 +8,9 @@ import re
 _MARKER = re.compile(r"(?<![A-Za-z])answer(?:[ \t]+is)?[ \t*_`]*[:：][ \t*_`]*", re.IGNORECASE)
 #: A line that holds no answer itself: blank, a rule of markdown, or what opens a displayed formula.
 _NOTHING = re.compile(r"[\s*_`#>$-]*|\\\[|\\\(|```\w*")
-_WORD_GROUPS = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|boldsymbol)\s*\{([^{}]*)\}")
+_WORD_GROUPS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|boldsymbol)\s*\{([^{}]*)\}"
+)
 
 
 def said(text: str) -> str:

@@ -71,4 +71,6 @@ def with_instruction(problem: str, form: str, what: str) -> str:
         form: of the answer on that line, ``X`` for example.
         what: says what stands there: ``where X is the letter of the right option``.
     """
-    return f"{problem}\n\nThink step by step. Then end with a line of exactly this form, {what}:\n{ANSWER_PREFIX} {form}"
+    return (
+        f"{problem}\n\nThink step by step. Then end with a line of exactly this form, {what}:\n{ANSWER_PREFIX} {form}"
+    )
