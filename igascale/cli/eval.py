@@ -84,6 +84,19 @@ import click
     type=click.IntRange(min=1),
     help="Share the answering between so many processes on this machine; on GPUs one each.",
 )
+@click.option(
+    "--endpoint", metavar="URL", help="Let an OpenAI-compatible server answer (key: IGASCALE_EVAL_KEY); no LCS."
+)
+@click.option("--served-model", metavar="NAME", help="What the server calls the model.  [default: as given first]")
+@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(min=1), help="Requests at a time.")
+@click.option("--sampled", is_flag=True, help="Leave the temperature to the server, for models that take none.")
+@click.option(
+    "--generator",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "vllm"]),
+    help="What answers: this package, or vLLM in this process (no LCS).",
+)
 @click.option("--checkpoint", metavar="STEP|latest|best|all", help="Checkpoints of a run instead of its final adapter.")
 @click.option("--watch", is_flag=True, help="Each checkpoint of a run as it is written, until the run ends.")
 @click.option("--out", metavar="DIR", help="Where the result goes.  [default: RUN/evaluation, or evaluation/]")
@@ -102,6 +115,7 @@ def command(model: str, **options: Any) -> None:
       igascale eval meta-llama/Llama-3.2-1B --id data/validation.jsonl --limit-groups 50
       igascale eval runs/iga --benchmark math=MATH/test --benchmark logiqa2=LogiQA2.0 --out results/public
       igascale eval runs/iga --layers table5 --gir
+      igascale eval runs/iga --endpoint http://localhost:8000/v1 --served-model iga
       igascale eval runs/iga --checkpoint all
       igascale eval runs/iga --watch                        beside the training, until it ends
 

@@ -55,6 +55,8 @@ class Request:
         password: of an encrypted archive.
         batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
+        generator: ``local``, ``vllm`` or ``endpoint``.
+        endpoint, served_model, concurrency, sampled: of a server.
     """
 
     model: str
@@ -79,6 +81,11 @@ class Request:
     dtype: str = "auto"
     device: str | None = None
     adapter_sha256: str | None = None
+    generator: str = "local"
+    endpoint: str | None = None
+    served_model: str | None = None
+    concurrency: int = 32
+    sampled: bool = False
 
     def to_json(self) -> str:
         """For another process."""
@@ -96,7 +103,7 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None)
+        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None, concurrency=0)
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 
