@@ -83,6 +83,9 @@ class Display:
     def update(self, stage: str, done: int, total: int) -> None:
         """The stage is so far; 0 in all where that is not known."""
         if stage not in self._tasks:
+            for task in self._bar.tasks:
+                if task.total is None:  # of unknown length, and over now
+                    self._bar.update(task.id, visible=False)
             self._began[stage] = (time.monotonic(), done)
             self._tasks[stage] = self._bar.add_task(stage, total=total or None, completed=done)
         self._bar.update(self._tasks[stage], completed=done, total=total or None)

@@ -136,13 +136,14 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         "batch_size",
         "max_new_tokens",
     )
-    same = (*same, "lcs_text", "dtype", "device", "endpoint", "served_model", "concurrency", "sampled")
+    same = (*same, "lcs_text", "dtype", "device", "endpoint", "served_model", "concurrency", "timeout", "sampled")
     return Request(
         model=model,
         shown=model,
         out=str(Path(options["out"]) if options["out"] else (located.run or Path()) / "evaluation"),
         id_file=id_file,
         ood_file=ood_file,
+        run=str(located.run) if located.run else None,
         run_data=dict(located.run_config.get("data") or {}),
         own_validation=id_file is not None and id_file == own,
         benchmarks=chosen,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from igascale.isomers.schema import IsomerGroup, domains_of
@@ -41,3 +43,25 @@ def leakage_note(section: Mapping[str, Any]) -> list[str]:
     if not section.get("allow_leakage"):
         return []
     return ["LEAKAGE: this run was trained on the seed problems of its held-out files; the figures are inflated"]
+
+
+def other_base_note(run: str | Path, base: str) -> list[str]:
+    """What to say where the base model is not the one that the run was trained on: other weights, or another template.
+
+    Args:
+        run: the run folder, whose ``environment.json`` says what its model's folder held.
+        base: the base model of this evaluation.
+    """
+    from igascale.resuming.sources import fingerprint_model  # needs torch
+
+    try:
+        trained_on = json.loads((Path(run) / "environment.json").read_text())["model"]["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    now = fingerprint_model(base)
+    if now is None or not isinstance(trained_on, dict):
+        return []
+    different = sorted(name for name in {*trained_on, *now} if trained_on.get(name) != now.get(name))
+    if not different:
+        return []
+    return [f"THE BASE MODEL {base} IS NOT WHAT THIS RUN WAS TRAINED ON: {', '.join(different[:4])} differ"]

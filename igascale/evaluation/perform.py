@@ -10,6 +10,7 @@ from typing import Any
 from igascale.errors import UserError
 from igascale.evaluation.answering import ALONE, Progress, Share
 from igascale.evaluation.generator import DEFAULT_MAX_NEW_TOKENS, Generator
+from igascale.evaluation.of_run import other_base_note
 from igascale.evaluation.request import Request, read_suites
 from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, EvaluationResult, write_result
 from igascale.evaluation.store import ANSWERS, AnswerStore
@@ -71,6 +72,8 @@ def perform(
         from igascale.evaluation.residual import gir_remarks
 
         notes += lcs_remarks(result) + gir_remarks(result)
+        if request.run is not None:
+            notes += other_base_note(request.run, base_of(locate(request.model), request.base))
     result.settings.update(
         {
             "model": request.shown,
@@ -132,7 +135,7 @@ def _generator(request: Request, answers: Path, say: Callable[[str], None] | Non
 
         assert request.endpoint is not None
         served = request.served_model or request.model
-        server = ServerSettings(request.endpoint, served, limit, request.concurrency, sampled=request.sampled)
+        server = ServerSettings(request.endpoint, served, limit, request.concurrency, request.timeout, request.sampled)
         answers.mkdir(parents=True, exist_ok=True)
         return EndpointGenerator(server, answers / STORE, say), {}
     from igascale.evaluation.identity import identity

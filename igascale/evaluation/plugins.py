@@ -61,26 +61,29 @@ class Plugins(Generic[T]):
         if len({entry.value for entry in entries}) > 1:
             offers = ", ".join(f"{_distribution(entry)} ({entry.value})" for entry in entries)
             raise UserError(f"{self.sort} '{name}': offered by {offers}; write package.module:Class")
-        spelled = entries[0].value.split("[")[0].replace(" ", "") if entries else name
-        module, colon, cls = spelled.partition(":")
-        if not (colon and module and cls):
+        if entries:
+            value = entries[0].value.split("[")[0].replace(" ", "")
+            return self._checked(value, f"{self.sort} '{name}' of {_distribution(entries[0])}")
+        if ":" not in name.strip(":"):
             known = [*self.available(), *dict.fromkeys(entry.name for entry in self.installed())]
             hint = did_you_mean(name, known) or f"; there are {', '.join(known)}, or package.module:Class"
             raise UserError(f"unknown {self.sort} '{name}'{hint}")
-        return self._checked(name, module, cls)
+        return self._checked(name, f"{self.sort} '{name}'")
 
-    def _checked(self, name: str, module: str, cls: str) -> type[T]:
+    def _checked(self, spelled: str, said: str) -> type[T]:
+        """The class that ``package.module:Class`` is, if it will do."""
+        module, _, cls = spelled.partition(":")
+        if not cls:
+            raise UserError(f"{said}: '{spelled}' names no class; it must be package.module:Class")
         try:
             found = getattr(importlib.import_module(module), cls)
         except Exception as error:  # whatever a user's module does when it is imported
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{self.sort} '{name}': {reason}") from None
+            raise UserError(f"{said}: {type(error).__name__}: {' '.join(str(error).split())}") from None
         if not (inspect.isclass(found) and issubclass(found, self.base)):
-            whole = f"{self.package}.{self.base.__name__}"
-            raise UserError(f"{self.sort} '{name}': not a subclass of {whole}")
+            raise UserError(f"{said}: not a subclass of {self.package}.{self.base.__name__}")
         if inspect.isabstract(found):
             todo = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-            raise UserError(f"{self.sort} '{name}': it must define {todo}")
+            raise UserError(f"{said}: it must define {todo}")
         return found
 
     def _only_class(self, module_name: str) -> type[T]:

@@ -45,6 +45,7 @@ class Request:
         out: the folder of the result.
         base: base model of an adapter, or ``None``.
         id_file, ood_file: isomer groups, or ``None``.
+        run: the run folder, where it is one or a checkpoint of one.
         run_data: the ``data`` section of the run's configuration; empty without a run.
         own_validation: ``id_file`` is the run's own, of which the domains of the training are taken.
         limit_groups: only the first of each file.
@@ -56,7 +57,7 @@ class Request:
         batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
         generator: ``local``, ``vllm`` or ``endpoint``.
-        endpoint, served_model, concurrency, sampled: of a server.
+        endpoint, served_model, concurrency, timeout, sampled: of a server.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Request:
     base: str | None = None
     id_file: str | None = None
     ood_file: str | None = None
+    run: str | None = None
     run_data: dict[str, Any] = field(default_factory=dict)
     own_validation: bool = False
     limit_groups: int | None = None
@@ -85,6 +87,7 @@ class Request:
     endpoint: str | None = None
     served_model: str | None = None
     concurrency: int = 32
+    timeout: float = 600.0
     sampled: bool = False
 
     def to_json(self) -> str:
@@ -103,7 +106,9 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None, concurrency=0)
+        same = replace(
+            self, model="", shown="", out="", run=None, password=None, device=None, adapter_sha256=None, concurrency=0
+        )
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 

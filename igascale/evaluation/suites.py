@@ -138,16 +138,8 @@ class BenchmarkSuite(Suite):
         self._items: dict[str, list[BenchmarkItem]] = {}
         for side, items in sides.items():
             scorable = [item for item in items if task.scorable(item)]
-            if len(scorable) < len(items):
-                reasons = Counter(
-                    "proof" if i.answer_kind == "proof" else "hidden answer" if i.answer is None else "not scorable"
-                    for i in items
-                    if not task.scorable(i)
-                )
-                told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-                self._notes.append(
-                    f"{side.upper()}: {len(items) - len(scorable)} left out, which no program can score ({told})"
-                )
+            for reason, count in Counter(filter(None, map(task.left_out, items))).items():
+                self._notes.append(f"{side.upper()}: {count} left out: {reason}")
             if scorable:
                 self._items[side] = scorable
         if not self._items:

@@ -43,12 +43,14 @@ def trail_table(results: Mapping[int, EvaluationResult], title: str) -> Table:
                 )
             )
         if lcs:
-            measured = getattr(_split(result, ISOMERS, "id"), "consistency", None)
-            relative = None if measured is None or measured.relative is None else measured.relative
-            row.append(None if relative is None else Cell(f"{relative:.4g}", relative))
+            row.append(_relative_lcs(_split(result, ISOMERS, "id")))
         rows.append(row)
     notes = [f"chance: {', '.join(_chances(results, sides))}; 95% intervals"]
-    notes += ["LCS of the ID prompts: lower is more consistent, where the accuracy is above chance"] if lcs else []
+    notes += (
+        ["LCS of the ID groups: lower is more consistent, but only where the accuracy is above chance (else marked ?)"]
+        if lcs
+        else []
+    )
     return Table(title, columns, rows, notes)
 
 
@@ -69,6 +71,16 @@ def _accuracy(split: SplitResult | None) -> list[Cell | str | None]:
         return [None, None]
     a = split.accuracy
     return [number(100 * a.value, low=100 * a.low, high=100 * a.high), number(100 * a.parse_failures)]
+
+
+def _relative_lcs(split: SplitResult | None) -> Cell | None:
+    found = split.consistency if split is not None else None
+    if split is None or found is None or found.relative is None:
+        return None
+    doubtful = found.collapsed or split.accuracy.low <= split.accuracy.chance
+    return Cell(
+        f"{found.relative:.4g}", found.relative, mark="?" if doubtful else "", emphasis="dim" if doubtful else "none"
+    )
 
 
 def _percent(value: float | None) -> float | None:

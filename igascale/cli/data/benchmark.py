@@ -74,11 +74,15 @@ def command(name: str | None, source: str | None, info: bool, **options: Any) ->
       igascale data benchmark reclor reclor_data/test.json --predictions answers.jsonl --npy test_preds.npy
     """
     from igascale.errors import UserError
-    from igascale.evaluation.benchmarks import available, find
+    from igascale.evaluation.benchmarks import available, find, installed
 
     if name is None:
         for known in available():
             click.echo(f"{known:<10}{find(known).facts.title}")
+        for entry in installed():
+            click.echo(
+                f"{entry.name:<10}{entry.value} of {entry.dist.name if entry.dist else 'an unnamed distribution'}"
+            )
         return
     benchmark = find(name)
     needing = [f"--{option.replace('_', '-')}" for option, value in options.items() if value and option != "split"]

@@ -7,7 +7,7 @@ paper's splits the public files allow. It neither prompts nor scores: that is fo
 ['arb', 'logiqa2', 'math', 'reclor']
 """
 
-from igascale.evaluation.benchmarks._lookup import available, find
+from igascale.evaluation.benchmarks._lookup import available, find, installed
 from igascale.evaluation.benchmarks._seeds import seeds, texts, texts_of
 from igascale.evaluation.benchmarks.base import (
     AnswerKind,
@@ -29,6 +29,7 @@ __all__ = [
     "ReadFile",
     "available",
     "find",
+    "installed",
     "seeds",
     "texts",
     "texts_of",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 from igascale.evaluation.benchmarks.base import Benchmark
 from igascale.evaluation.plugins import Plugins
 
@@ -13,6 +15,11 @@ _PLUGINS = Plugins("benchmark", "igascale.evaluation.benchmarks", Benchmark, GRO
 def available() -> list[str]:
     """The names of the benchmarks that come with igascale."""
     return _PLUGINS.available()
+
+
+def installed() -> list[EntryPoint]:
+    """The benchmarks that installed distributions offer, by name; nothing is imported."""
+    return _PLUGINS.installed()
 
 
 def find(name: str) -> Benchmark:
