@@ -18,31 +18,29 @@ LARGEST_RATIO = 1e6
 
 
 def figures(
-    grads: DomainFactorGrads, means: list[Tensor], results: list[Tensor], masks: list[Tensor]
-) -> dict[str, Tensor]:
-    """The statistics of :class:`~igascale.hooks._masking.FactorMaskHook`, 0-d float64."""
+    grads: DomainFactorGrads,
+    means: list[Tensor],
+    results: list[Tensor],
+    masks: list[Tensor],
+    wants_histogram: bool = False,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The statistics of :class:`~igascale.hooks._masking.FactorMaskHook`, 0-d float64, and the histogram of the masks.
+
+    Where every domain's gradient is zero (all of A's at B = 0) there is nothing to mask, and nothing to count in either.
+    """
     mean, result = (torch.cat([t.flatten() for t in pair]).double() for pair in (means, results))
     mean_sq, norms = mean.square().sum(), mean.norm() * result.norm()
     variance = variance_sum(grads)
-    live = _live(grads)
+    live = torch.cat([(x != 0).any(0).flatten() for x in (grads.a, grads.b)])
     mask = torch.cat([m.flatten() for m in masks]).double()
-    return {
+    stats = {
         "mean_mask": torch.where(live.any(), (mask * live).sum() / live.sum().clamp_min(1), mask.mean()),
         "relative_change": ratio((result - mean).norm(), mean.norm()),
         "gir": ratio(variance, mean_sq),
         "noise_share": noise_share(grads, variance, row=1),
         "grad_cosine": torch.where(norms == 0, 0.0, (mean @ result) / norms),
     }
-
-
-def mask_histogram(grads: DomainFactorGrads, masks: list[Tensor]) -> Tensor:
-    """Values of the masks of A and B where there is something to mask (:mod:`igascale.linalg.histogram`)."""
-    return of_entries(torch.cat([m.flatten() for m in masks]), _live(grads))
-
-
-def _live(grads: DomainFactorGrads) -> Tensor:
-    """Where every domain's gradient is zero (all of A's at B = 0) there is nothing to mask and nothing to count."""
-    return torch.cat([(x != 0).any(0).flatten() for x in (grads.a, grads.b)])
+    return stats, of_entries(mask, live) if wants_histogram else None
 
 
 def variance_sum(grads: DomainFactorGrads) -> Tensor:

@@ -12,15 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from igascale.hooks._figures import (
-    LARGEST_RATIO,
-    figures,
-    inverse_sparsity,
-    mask_histogram,
-    noise_share,
-    ratio,
-    variance_sum,
-)
+from igascale.hooks._figures import LARGEST_RATIO, figures, inverse_sparsity, noise_share, ratio, variance_sum
 from igascale.hooks._options import flag, one_of
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 from igascale.linalg.masks import domain_mean
@@ -156,6 +148,5 @@ class FactorMaskHook(MaskingHook):
             means.append(mean_XX)
             masks.append(mask_XX)
         reference = means if self.uses_reference else (None, None)
-        stats = figures(grads, means, results, masks)
-        histogram = mask_histogram(grads, masks) if ctx.wants_histogram else None
+        stats, histogram = figures(grads, means, results, masks, ctx.wants_histogram)
         return FactorGrads(results[0], results[1], reference[0], reference[1], stats, histogram)

@@ -121,7 +121,7 @@ def command(model: str, **options: Any) -> None:
       igascale eval runs/iga/adapter --id data/validation.jsonl --ood data/ood.jsonl --out results/iga
       igascale eval meta-llama/Llama-3.2-1B --id data/validation.jsonl --limit-groups 50
       igascale eval runs/iga --benchmark math=MATH/test --benchmark logiqa2=LogiQA2.0 --out results/public
-      igascale eval runs/iga --layers table5 --lcs-text full
+      igascale eval runs/iga --layers table5 --gir
       igascale eval runs/iga --endpoint http://localhost:8000/v1 --served-model iga
       igascale eval runs/iga --checkpoint all
       igascale eval runs/iga --watch                        beside the training, until it ends

@@ -126,6 +126,8 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
     generator = "endpoint" if options["endpoint"] else options["generator"]
     _check_generator(generator, options)
     parse_layers(options["layers"])
+    if id_file is None and (options["gir"] or options["layers"] != "penultimate"):
+        raise UserError("--gir and --layers measure isomer groups, and here are only benchmarks; give --id FILE too")
     same: tuple[str, ...] = (
         "base",
         "limit_groups",

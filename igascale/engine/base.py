@@ -10,7 +10,8 @@ What one optimizer step communicates, with W ranks, N adapters, P LoRA parameter
 * one all-reduce of one number: whether every gradient is finite;
 * what the hook asks for through ``sum_over_shards``;
 * one all-gather, of every owner's share: ``P`` float32 numbers (``2 P`` with a reference gradient) and ``D^2 + 3 + S``
-  float64 figures per adapter (inner products between domains, squared norms, statistics). It is padded to the longest share.
+  float64 figures per adapter (inner products between domains, squared norms, statistics; where a step is recorded and the hook masks, 21 more for the
+  histogram). It is padded to the longest share.
 
 What DeepSpeed adds is its own all-gather of the updated parameters and an all-reduce of one number (whether to step); it reduces
 no gradient, since there is none left at the end of :meth:`Engine.accumulate`. In one process nothing is communicated and nothing is copied. ``tests/distributed/test_communication.py``

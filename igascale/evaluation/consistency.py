@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from igascale.errors import UserError
-from igascale.evaluation.generation import forward_options, max_positions, pad
+from igascale.evaluation.generation import forward_options, pad
 from igascale.evaluation.layers import LayerStates, penultimate_layer
 from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult
 from igascale.isomers.encode import encode_instances, encode_prompt
@@ -284,21 +284,6 @@ def _averages(states: LayerStates, model: PreTrainedModel, sequences: Sequence[l
     if "logits_to_keep" in options:
         inputs["logits_to_keep"] = 1
     return states.averages(inputs, mask_BT)
-
-
-def measure(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    groups: Sequence[IsomerGroup],
-    *,
-    layers: Sequence[int] | None = None,
-    text: str = "prompt",
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
-) -> ConsistencyAccumulator:
-    """:func:`consistency` of isomer groups; arguments as there and of :func:`group_texts`."""
-    texts = group_texts(tokenizer, groups, text, max_positions(model))
-    return consistency(model, texts, layers=layers, text=text, batch_size=batch_size, progress=progress)
 
 
 def lcs_remarks(result: EvaluationResult) -> list[str]:

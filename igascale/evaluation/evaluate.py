@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from igascale.evaluation.accuracy import Sample
 from igascale.evaluation.answering import ALONE, Asked, Progress, Share, answer_share, wait_for_others
 from igascale.evaluation.generator import Generator
-from igascale.evaluation.inside import Inside, Measured
+from igascale.evaluation.inside import Exchange, Inside, Measured
 from igascale.evaluation.loading import load_for_evaluation
 from igascale.evaluation.local import DEFAULT_MAX_NEW_TOKENS, LocalGenerator, token_limit
 from igascale.evaluation.results import EvaluationResult, SplitResult, SuiteResult
@@ -44,7 +44,7 @@ def evaluate(
         suites: what is asked.
         store: keeps the answers; those that are in it already are not asked for again.
         share: this process's part of the questions; the first process waits for the answers of the others.
-        measure: what is measured of a side's groups inside of the model; needs the model itself.
+        measure: what is measured of a side's groups inside of the model; needs the model itself, on every process.
         progress: called with (stage, done, in all).
 
     Returns:
@@ -52,6 +52,12 @@ def evaluate(
     """
     asked = Asked(suites, store)
     answer_share(generator, asked, share, progress)
+    inside = {
+        (suite.name, side): measure(side, suite.groups(side))
+        if measure is not None and suite.groups(side)
+        else Measured()
+        for suite, side, _, _ in asked.sides
+    }
     if share.rank > 0:
         return None
     wait_for_others(asked, progress)
@@ -61,7 +67,7 @@ def evaluate(
         sides: dict[str, SplitResult] = {}
         for one, side, _, keys in asked.sides:
             if one is suite:
-                sides[side], scored = _side(suite, side, asked.answers(keys), measure)
+                sides[side], scored = _side(suite, side, asked.answers(keys), inside[suite.name, side])
                 samples += scored
         results[suite.name] = replace(SuiteResult.of(sides.get("id"), sides.get("ood")), all=sides.get("all"))
     settings = generator.settings()
@@ -70,11 +76,9 @@ def evaluate(
     return EvaluationResult(results, settings, samples)
 
 
-def _side(suite: Suite, side: str, kept: Sequence[Kept], measure: Measure | None) -> tuple[SplitResult, list[Sample]]:
+def _side(suite: Suite, side: str, kept: Sequence[Kept], inside: Measured) -> tuple[SplitResult, list[Sample]]:
     samples = suite.score(side, [each.answered for each in kept])
     parts = suite.breakdown(side, samples)
-    groups = suite.groups(side)
-    inside = measure(side, groups) if measure is not None and groups else Measured()
     result = SplitResult(
         accuracy=parts.overall,
         per_domain=parts.per_domain,
@@ -156,7 +160,10 @@ def evaluate_suites(
     prompts = [question.prompt for suite in suites for side in suite.sides for question in suite.questions(side)]
     limit = token_limit(model, tokenizer, prompts, max_new_tokens)
     generator = LocalGenerator(model, tokenizer, limit, batch_size)
-    store = AnswerStore(generator.settings() | {"identity": dict(identity or {})}, answers, share.rank)
+    settings = generator.settings() | {"identity": dict(identity or {})}
+    if answers is not None:
+        inside.exchange = Exchange(answers, share, settings)
+    store = AnswerStore(settings, answers, share.rank)
     try:
         with _evaluating(model):
             result = evaluate(generator, suites, store, share=share, measure=inside.measure, progress=progress)

@@ -100,9 +100,7 @@ def of_constant(value_N: Tensor, entries: int) -> Tensor:
 
 def of_entries(mask_X: Tensor, live_X: Tensor) -> Tensor:
     """``[WIDTH]``: the histogram of the entries of a mask that are live, or of all if none is; a NaN counts as 0."""
-    place_X = mask_X.double().nan_to_num(0.0).mul(BINS).floor().clamp(0, BINS - 1).long()
-    wanted_X = (live_X | ~live_X.any()).double()
-    counts_K = torch.zeros(BINS, dtype=torch.float64, device=mask_X.device)
-    # Whole numbers: their sum does not depend on the order, so neither device nor thread shows.
-    counts_K.index_add_(0, place_X, wanted_X)
+    place_X = (mask_X * BINS).nan_to_num(0.0).clamp(0, BINS - 1).to(torch.uint8)
+    place_X = torch.where(live_X | ~live_X.any(), place_X, BINS)  # the others in a bin of their own, which is dropped
+    counts_K = torch.bincount(place_X, minlength=BINS + 1)[:BINS].double()
     return torch.cat([counts_K, counts_K.sum()[None]])

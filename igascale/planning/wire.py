@@ -3,7 +3,7 @@
 A ring over W ranks: to reduce S bytes to their owners, or to gather S bytes, each rank sends ``S (W - 1) / W``; an all-reduce
 is both. Docs: `NCCL tests, performance <https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md>`_.
 
-Letters: W ranks, N adapters, P LoRA parameters, D domains, S statistics of the hook.
+Letters: W ranks, N adapters, P LoRA parameters, D domains, S statistics of the hook (and its mask's histogram).
 """
 
 from __future__ import annotations
