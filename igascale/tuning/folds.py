@@ -70,7 +70,9 @@ def plan_folds(config: RunConfig, by: str, count: int | None, folder: Path, name
     domains = training_domains(section, training.domains)
     for domain in domains:
         if domain not in held_out.domains:
-            raise UserError(f"{section.validation}: no instance of domain '{domain}'; it has {', '.join(held_out.domains)}")
+            raise UserError(
+                f"{section.validation}: no instance of domain '{domain}'; it has {', '.join(held_out.domains)}"
+            )
     if by == IN_DOMAIN:
         return [Fold("in-domain", "id", domains, ("data.ood=null",))]
     if len(domains) < FEWEST:
@@ -79,7 +81,9 @@ def plan_folds(config: RunConfig, by: str, count: int | None, folder: Path, name
             "there is only --by in-domain, which favours runs that fitted what holds in these domains alone"
         )
     if count is not None and count > len(domains):
-        raise UserError(f"--folds {count}: there are {len(domains)} training domains to leave out: {', '.join(domains)}")
+        raise UserError(
+            f"--folds {count}: there are {len(domains)} training domains to leave out: {', '.join(domains)}"
+        )
     return [_without(domain, domains, folder) for domain in domains[:count]]
 
 

@@ -203,4 +203,6 @@ def tried(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Key -> the values that occur, in order."""
     names = sorted({name for point in points for name in point})
     found = {name: {json.dumps(point[name]): point[name] for point in points if name in point} for name in names}
-    return {name: sorted(values.values(), key=lambda value: (str(type(value)), value)) for name, values in found.items()}
+    return {
+        name: sorted(values.values(), key=lambda value: (str(type(value)), value)) for name, values in found.items()
+    }
