@@ -117,6 +117,7 @@ class Search:
             f"train.max_steps={contestant.steps}",
             f"eval.every={stops(contestant.steps, asked.stops)}",
             *("checkpoint.keep=1", "checkpoint.keep_best=false", "logging.tensorboard=false", "logging.wandb=false"),
+            "selection=null",
         )
         settings = (*contestant.settings, *space.overrides(values), *fold.settings, *fixed)
         place = self.folder / "trials" / name / f"{trial:03d}" / folder_name(fold)

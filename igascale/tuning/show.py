@@ -10,39 +10,35 @@ from igascale.tuning.search import Chosen
 
 
 def chosen_table(chosen: Sequence[Chosen], by: str) -> Table:
-    """A row per method: what was chosen, its score, and the worst and the best that were tried.
+    """A row per method: what was chosen, its score and the worst that was tried, what failed, what it took.
 
     Args:
         chosen: from :meth:`igascale.tuning.search.Search.run`.
         by: how, in words.
     """
+    keys = list(dict.fromkeys(key for each in chosen for key in each.contestant.axes))
     columns = [
         Column("method", "left"),
-        Column("chosen", "left"),
-        Column("steps"),
-        Column("score"),
-        Column("worst"),
-        Column("failed"),
-        Column("steps x domains"),
+        *(Column(key) for key in keys),
+        *(Column(name) for name in ("steps", "score", "worst", "failed", "steps x domains")),
     ]
-    return Table(f"Chosen by {by}", columns, [_row(each) for each in chosen], ["score: lower is better"])
+    return Table(f"Chosen by {by}", columns, [_row(each, keys) for each in chosen], ["score: lower is better"])
 
 
-def _row(chosen: Chosen) -> list[Cell | str | None]:
+def _row(chosen: Chosen, keys: Sequence[str]) -> list[Cell | str | None]:
     scores = [each.best[0] for each in chosen.trials if each.best[1]]
     failed = len(chosen.trials) - len(scores)
     spent = sum(each.budget for each in chosen.trials)
-    count = Cell(str(failed), value=failed, emphasis="bad" if failed else "none")
-    last: list[Cell | str | None] = [count, Cell(f"{spent:,}", value=spent)]
-    if chosen.trial is None:
-        return [chosen.contestant.name, Cell("nothing: all trials failed", emphasis="bad"), None, None, None, *last]
-    score, step = chosen.trial.best
-    settings = " ".join(f"{key}={json.dumps(value)}" for key, value in chosen.trial.settings.items())
-    return [
-        chosen.contestant.name,
-        settings,
-        Cell(str(step), value=step),
-        number(score, digits=4),
-        number(max(scores), digits=4),
-        *last,
-    ]
+    values: dict[str, Cell | None] = dict.fromkeys(keys)
+    score, step, worst = None, None, None
+    if chosen.trial is not None:
+        best, at = chosen.trial.best
+        values |= {key: _value(value) for key, value in chosen.trial.settings.items()}
+        score, step, worst = number(best, 4), Cell(str(at), at), number(max(scores), 4)
+    lost = Cell(str(failed), failed, emphasis="bad" if failed else "none")
+    return [chosen.contestant.name, *values.values(), step, score, worst, lost, Cell(f"{spent:,}", spent)]
+
+
+def _value(value: object) -> Cell:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Cell(f"{value:g}" if plain else json.dumps(value), float(value) if plain else None)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from igascale.errors import UserError, did_you_mean
+from igascale.errors import UserError
 
 LEARNING_RATE = "optimizer.lr"
 #: The learning rate is searched from the configured one divided by so much to that times so much.
@@ -85,7 +85,7 @@ def _check_key(key: str) -> None:
     if key not in ALSO:
         allowed = ", ".join(f"{section}.*" for section in SECTIONS)
         raise UserError(
-            f"--search {key}: is nothing to search; there are {allowed} and {', '.join(ALSO)}{did_you_mean(key, (LEARNING_RATE, *ALSO))} "
+            f"--search {key}: is nothing to search; there are {allowed} and {', '.join(ALSO)} "
             "(what else is to be the same for all trials goes behind CONFIG as key=value)"
         )
 
@@ -100,11 +100,16 @@ def _axis(name: str, text: str) -> Axis:
     except yaml.YAMLError:
         raise UserError(f"{name}={text}: the values are not valid YAML") from None
     values = tuple(_number(value) for value in values)
-    if len({json.dumps(value) for value in values}) < len(values):
+    if any(_same(a, b) for place, a in enumerate(values) for b in values[:place]):
         raise UserError(f"{name}={text}: a value stands there twice")
     if not values or any(isinstance(value, (list, dict)) for value in values):
         raise UserError(f"{name}={text}: write single values with commas between")
     return Choice(values)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """``1`` and ``1.0`` are one value, ``1`` and ``true`` are two."""
+    return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
 def _range(name: str, text: str) -> Range:
