@@ -40,8 +40,8 @@ from igascale.tuning.records import read_trials
 KINDS = ("ordering", "rules", "selection")
 METHOD = "no-masking"  # the mean over whole groups: ERM
 WAYS = ("leave-one-domain-out", "in-domain")
-RATES = "1e-3,2e-3,4e-3,8e-3"
-TRIALS, STEPS, STOPS, SEEDS = 4, 240, 8, 3
+RATES = "1e-3,2.5e-3,6e-3"
+TRIALS, STEPS, STOPS, SEEDS = 3, 300, 10, 3
 FILES = ("train", "validation", "validation_random_cue", "ood")
 
 
@@ -100,7 +100,7 @@ def _data(folder: Path, shared_words: bool) -> None:
             validation_groups=150,
             ood_groups=150,
             kinds=KINDS,
-            steps=(1, 2),
+            steps=(2, 3),
             shortcut_probability=1.0,
         )
     folder.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ def _config(out: Path) -> dict[str, Any]:
         "hook": {"name": "mean"},
         "train": {"max_steps": STEPS, "groups_per_batch": 8, "gradient_accumulation_steps": 1},
         "engine": {"name": "single", "threads": 1},
-        "eval": {"max_groups": 60},
+        "eval": {"max_groups": 50},
         "checkpoint": {"every": None},
         "logging": {"every": 10},
     }
