@@ -50,7 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/selection"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--shared-words", action="store_true", help="the generator's code words, the same in all domains")
+    parser.add_argument(
+        "--shared-words", action="store_true", help="the generator's code words, the same in all domains"
+    )
     options = parser.parse_args()
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,9 @@ def main() -> None:
     }
     path = save("selection-shared-words" if options.shared_words else "selection", "cpu", result)
     for way in WAYS:
-        print(way, json.dumps(found[way]["chosen"]), {k: round(v["mean"], 3) for k, v in found[way]["accuracy"].items()})
+        print(
+            way, json.dumps(found[way]["chosen"]), {k: round(v["mean"], 3) for k, v in found[way]["accuracy"].items()}
+        )
     print("leave-one-domain-out minus in-domain", result["difference"])
     print(path)
 
@@ -151,7 +155,16 @@ def _config(out: Path) -> dict[str, Any]:
 
 def _tune(config: Path, folder: Path, way: str, at_a_time: int) -> None:
     command = ["igascale", "tune", str(config), "--out", str(folder), "--method", METHOD, "--by", way]
-    options = ["--trials", str(TRIALS), "--stops", str(STOPS), "--search", f"optimizer.lr={RATES}", "--jobs", str(at_a_time)]
+    options = [
+        "--trials",
+        str(TRIALS),
+        "--stops",
+        str(STOPS),
+        "--search",
+        f"optimizer.lr={RATES}",
+        "--jobs",
+        str(at_a_time),
+    ]
     print("$", *command, *options, flush=True)
     if status := subprocess.call([sys.executable, "-m", *command, *options]):
         sys.exit(status)
@@ -163,7 +176,14 @@ def _final(folder: Path, at_a_time: int) -> dict[str, Any]:
     random_cue = folder.parent / "data" / "validation_random_cue.jsonl"
     evaluation = ("--id", str(random_cue.absolute()), "--batch-size", "100", "--max-new-tokens", "12")
     jobs = [
-        Job(f"{folder.name}-seed{seed}", (folder / "final" / str(seed)).absolute(), tuned, (f"seed={seed}",), None, evaluation)
+        Job(
+            f"{folder.name}-seed{seed}",
+            (folder / "final" / str(seed)).absolute(),
+            tuned,
+            (f"seed={seed}",),
+            None,
+            evaluation,
+        )
         for seed in range(SEEDS)
     ]
     for outcome in run_jobs(jobs, Launching(), at_a_time=at_a_time):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from igascale.config import RunConfig
 from igascale.errors import UserError
 from igascale.files import write_atomically
 from igascale.isomers.schema import iter_groups, to_record
-from igascale.loading import check_seeds, look_over, training_domains
+from igascale.loading import Contents, check_seeds, look_over, training_domains
 
 LEAVE_ONE_OUT, IN_DOMAIN = "leave_one_domain_out", "in_domain"
 #: Domains that leave-one-domain-out needs: two to train on, of which a rule may tell what they agree in, and one to leave out.
@@ -44,7 +44,14 @@ class Fold:
         return float(sum(losses) / len(losses))
 
 
-def plan_folds(config: RunConfig, by: str, count: int | None, folder: Path, name: str) -> list[Fold]:
+def plan_folds(
+    config: RunConfig,
+    by: str,
+    count: int | None,
+    folder: Path,
+    name: str,
+    look: Callable[[str], Contents] = look_over,
+) -> list[Fold]:
     """The folds of a configuration.
 
     Args:
@@ -53,6 +60,7 @@ def plan_folds(config: RunConfig, by: str, count: int | None, folder: Path, name
         count: how many domains are left out in turn, the first ones; all by default.
         folder: where :func:`write_files` puts the left-out domains' groups.
         name: of the method, for messages.
+        look: what a file of groups holds.
 
     Raises:
         UserError: no validation file, or one that shares seed problems with training; too few domains to leave one out.
@@ -65,7 +73,7 @@ def plan_folds(config: RunConfig, by: str, count: int | None, folder: Path, name
             f"{name} (data.allow_leakage): its held-out groups were trained on, so they can select nothing; tune it without the leak "
             "and take over the settings"
         )
-    training, held_out = look_over(section.train), look_over(section.validation)
+    training, held_out = look(section.train), look(section.validation)
     check_seeds(section, training.seeds, {section.validation: held_out.seeds})
     domains = training_domains(section, training.domains)
     for domain in domains:

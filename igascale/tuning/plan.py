@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from igascale import hooks, methods
 from igascale.config import RunConfig, load_config
 from igascale.errors import UserError, did_you_mean
-from igascale.loading import look_over
+from igascale.loading import Contents, look_over
 from igascale.tuning import space
 from igascale.tuning.folds import Fold, plan_folds
 
@@ -105,7 +106,8 @@ def plan(asked: Asked, folder: Path) -> list[Contestant]:
     if twice := next((name for name in called if called.count(name) > 1), None):
         raise UserError(f"'{twice}' is named twice: each method is searched once")
     searched = _searched(asked)
-    contestants = [_contestant(asked, name, method, searched, folder) for name, method in whom]
+    look = functools.cache(look_over)  # a large file is gone through once
+    contestants = [_contestant(asked, name, method, searched, folder, look) for name, method in whom]
     for key in searched:
         if not any(key in each.axes for each in contestants):
             raise UserError(f"--search {key}: {_why_unknown(key, contestants)}")
@@ -126,7 +128,12 @@ def _searched(asked: Asked) -> dict[str, space.Axis]:
 
 
 def _contestant(
-    asked: Asked, name: str, method: str | None, searched: Mapping[str, space.Axis], folder: Path
+    asked: Asked,
+    name: str,
+    method: str | None,
+    searched: Mapping[str, space.Axis],
+    folder: Path,
+    look: Callable[[str], Contents],
 ) -> Contestant:
     own = () if method else (f"hook={json.dumps({'name': name})}",)
     settings = (*own, *asked.overrides)
@@ -138,9 +145,8 @@ def _contestant(
             f"{name}: there are {count:g} different settings to search ({_shown(axes)}), not {asked.trials}. All methods get the same "
             "number of trials: lower --trials, list more values, or give a range (low..high:log)"
         )
-    found = Contestant(
-        name, method, settings, config, axes, plan_folds(config, asked.by, asked.folds, folder, name), _steps(config)
-    )
+    folds = plan_folds(config, asked.by, asked.folds, folder, name, look)
+    found = Contestant(name, method, settings, config, axes, folds, _steps(config, look))
     _check_values(found, asked)
     return found
 
@@ -195,11 +201,11 @@ def _check_values(contestant: Contestant, asked: Asked) -> None:
                 raise UserError(f"--search {key}={axis}, for {contestant.name}: {str(error).splitlines()[0]}") from None
 
 
-def _steps(config: RunConfig) -> int:
+def _steps(config: RunConfig, look: Callable[[str], Contents]) -> int:
     """Optimizer steps of a run: they do not depend on how many domains there are."""
     if config.train.max_steps is not None:
         return config.train.max_steps
-    groups = look_over(config.data.train).groups
+    groups = look(config.data.train).groups
     return max(1, math.floor(config.train.epochs * (groups // config.groups_per_step)))
 
 

@@ -87,8 +87,10 @@ class Search:
             What was chosen for each method; ``None`` where a signal asked for the end: the same command goes on.
 
         Raises:
-            UserError: another process works in the folder.
+            UserError: another process works in the folder, it holds another search, or the runs cannot be started this way.
         """
+        for each in self.contestants:
+            launching.command(each.config)
         files = {section: sha256(Path(path)) for section, path in self._data().items()}
         wanted = {"files": files, "methods": {each.name: facts(each, self.asked) for each in self.contestants}}
         check_search(self.folder, wanted)
