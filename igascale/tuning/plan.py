@@ -145,6 +145,11 @@ def _contestant(
             f"{name}: there are {count:g} different settings to search ({_shown(axes)}), not {asked.trials}. All methods get the same "
             "number of trials: lower --trials, list more values, or give a range (low..high:log)"
         )
+    if (groups := look(config.data.train).groups) < config.groups_per_step:
+        raise UserError(
+            f"{config.data.train}: {groups} groups, but one optimizer step takes {config.groups_per_step} "
+            "(train.groups_per_batch * train.gradient_accumulation_steps); lower one of them"
+        )
     folds = plan_folds(config, asked.by, asked.folds, folder, name, look)
     found = Contestant(name, method, settings, config, axes, folds, _steps(config, look))
     _check_values(found, asked)

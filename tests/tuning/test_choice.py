@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from igascale.cli import main
 from igascale.config import load_config
 from igascale.errors import UserError
+from igascale.evaluation.accuracy import Accuracy
+from igascale.evaluation.results import EvaluationResult, SplitResult, SuiteResult, write_result
 from igascale.studies.jobs import FAILED, FINISHED, INTERRUPTED, Launching, Outcome
 from igascale.tuning import search as module
 from igascale.tuning.plan import Asked
@@ -139,6 +141,34 @@ def test_a_method_whose_trials_all_fail_does_not_take_the_others_along(monkeypat
         check_chosen(chosen)
 
 
+def test_a_rule_of_the_users_own_beside_the_methods(monkeypatch, path, tmp_path):
+    planted = Planted(valley)
+    chosen = searched(monkeypatch, path, tmp_path / "t", planted, methods=("erm-sft",), hooks=("gate",), search=())
+    assert [each.contestant.name for each in chosen] == ["erm-sft", "gate"]
+    assert all(0.1 <= config.hook.options["tau"] <= 4 for config in planted.configs if config.hook.name == "gate")
+    assert load_config(chosen[1].file).hook.name == "gate"
+
+
+def test_accuracy_scores_the_end_of_each_run(monkeypatch, path, tmp_path):
+    def accuracy(value):
+        return Accuracy(value, 0.0, 1.0, 0.1, 0.0, 10, 10)
+
+    class Answering(Planted):
+        def __call__(self, jobs, launching, listener, **options):
+            for job in jobs:
+                config = job.resolve()
+                assert job.evaluation == ("--limit-groups", "4")
+                split = SplitResult(accuracy(0.8 if config.optimizer.lr == 2e-3 else 0.3), {}, {}, None, 0.0, 1.0)
+                other = SplitResult(accuracy(1.0), {}, {}, None, 0.0, 1.0)
+                result = EvaluationResult({"isomers": SuiteResult(other, split)}, {})
+                write_result(result, job.folder / "evaluation")
+            return super().__call__(jobs, launching, listener, **options)
+
+    (erm,) = searched(monkeypatch, path, tmp_path / "t", Answering(valley), methods=("erm-sft",), score="accuracy")
+    assert erm.config.optimizer.lr == 2e-3 and erm.config.train.max_steps == 8
+    assert erm.trial.best == (pytest.approx(0.2), 8)
+
+
 def lines(folder):
     return (folder / "trials.jsonl").read_text()
 
@@ -264,6 +294,7 @@ def test_choices_at_the_edge_are_noted(monkeypatch, path, tmp_path):
         (["--method", "leakage"], "leakage .* were trained on"),
         (["--search", "data.augment=0.1,0.2"], "none of the methods augments its data"),
         (["data.train=nowhere.jsonl"], "nowhere.jsonl"),
+        (["train.groups_per_batch=99"], "64 groups, but one optimizer step takes 198"),
         (["-n", "2"], "engine.name is 'single'"),
     ],
 )
@@ -299,3 +330,6 @@ def test_the_written_selection_is_what_validate_shows(monkeypatch, path, tmp_pat
     assert yaml.safe_load(text)["selection"]["by"] == "leave_one_domain_out"
     result = CliRunner().invoke(main, ["validate", str(tmp_path / "t" / "tuned" / "iga.yaml"), "--no-model"])
     assert "by: leave_one_domain_out" in result.output
+    assert "selection: leave-one-domain-out, 3 trials" in result.output
+    result = CliRunner().invoke(main, ["validate", str(path), "--no-model"])
+    assert "selection: not stated" in result.output
