@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -128,16 +129,22 @@ def command(
     launching = Launching(num_processes)
     chosen = found.run(launching, at_a_time, retry_failed)
     if chosen is None:
-        raise UserError(f"stopped on request; the same command goes on from what is in {out}")
+        _leave(found)
     _conclude(console, chosen, by)
     if train:
         ended = found.train(chosen, launching, at_a_time)
         if any(each.state == INTERRUPTED for each in ended):
-            raise UserError("stopped on request; the same command goes on")
+            _leave(found)
         failed = [each for each in ended if each.state != "finished"]
         if failed:
             raise UserError(f"{failed[0].job.name} could not be trained as chosen: {failed[0].reason}")
     check_chosen(chosen)
+
+
+def _leave(found: Search) -> NoReturn:
+    """End as every command does that a signal stopped."""
+    click.echo(f"stopped on request; the same command goes on from what is in {found.folder}")
+    sys.exit(128 + (found.stopped or 2))
 
 
 def _folds(text: str) -> int | None:

@@ -66,12 +66,16 @@ class Search:
         folder: of all that it writes.
         say: told a line at a time how it goes.
 
+    Attributes:
+        stopped: the signal that asked for the end, once one has.
+
     Raises:
         UserError: see :func:`igascale.tuning.plan.plan` and :func:`igascale.tuning.records.check_search`. Nothing was written then.
     """
 
     def __init__(self, asked: Asked, folder: Path, say: Callable[[str], None]):
         self.asked, self.folder, self.say = asked, folder, say
+        self.stopped: int | None = None
         self.contestants = plan(asked, folder / "data")
         self.held_out = self.contestants[0].config.data.validation or ""
 
@@ -91,6 +95,7 @@ class Search:
         """
         for each in self.contestants:
             launching.command(each.config)
+        queue.shares(launching, at_a_time)
         files = {section: sha256(Path(path)) for section, path in self._data().items()}
         wanted = {"files": files, "methods": {each.name: facts(each, self.asked) for each in self.contestants}}
         check_search(self.folder, wanted)
@@ -105,6 +110,7 @@ class Search:
                     board.to_do(), launching, board, at_a_time=at_a_time, retry_failed=retry_failed, signals=signals
                 )
             if signals.received or any(each.state == jobs.INTERRUPTED for each in outcomes):
+                self.stopped = next(iter(signals.received), None)
                 return None
             return [self._choose(each, board.known) for each in self.contestants]
 
@@ -168,8 +174,10 @@ class Search:
             for each in chosen
             if each.config is not None
         ]
-        with held(self.folder, f"the search in {self.folder}"):
-            return queue.run_jobs(final, launching, _Teller(self.say), at_a_time=at_a_time)
+        with held(self.folder, f"the search in {self.folder}"), Signals() as signals:
+            ended = queue.run_jobs(final, launching, _Teller(self.say), at_a_time=at_a_time, signals=signals)
+        self.stopped = next(iter(signals.received), None)
+        return ended
 
 
 class _Teller(queue.Listener):

@@ -106,6 +106,6 @@ def test_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path, start):
     wait_for(lambda: len(list((run / "checkpoints").glob("step-*"))) >= 1)
     os.kill(search.pid, signal.SIGINT)
     told, _ = search.communicate(timeout=LIMIT)
-    assert search.returncode == 2 and "stopped on request; the same command goes on" in told
+    assert search.returncode == 130 and "stopped on request; the same command goes on" in told
     assert status.read(run)["state"] == "interrupted"
     assert not (out / "trials.jsonl").exists()
