@@ -61,13 +61,14 @@ def main() -> None:
     config = options.out / "run.yaml"
     config.write_text(yaml.safe_dump(_config(options.out), sort_keys=False))
     for way in WAYS:
-        _tune(config, options.out / way, way, options.jobs)
+        _tune(config, options.out / way, way, options.trials, options.jobs)
     found = {way: _final(options.out / way, options.jobs) for way in WAYS}
     result = {
         "settings": {
             "data": f"{', '.join(KINDS)}; cue right with probability 1; {'shared' if options.shared_words else 'own'} code words",
             "method": METHOD,
             "learning_rates": RATES,
+            "trials": options.trials,
             "steps": STEPS,
             "stops": STOPS,
             "seeds_of_the_chosen": SEEDS,
@@ -153,7 +154,7 @@ def _config(out: Path) -> dict[str, Any]:
     }
 
 
-def _tune(config: Path, folder: Path, way: str, at_a_time: int) -> None:
+def _tune(config: Path, folder: Path, way: str, trials: int, at_a_time: int) -> None:
     command = ["igascale", "tune", str(config), "--out", str(folder), "--method", METHOD, "--by", way]
     options = [
         "--trials",
