@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/selection"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="learning rates tried")
     parser.add_argument(
         "--shared-words", action="store_true", help="the generator's code words, the same in all domains"
     )
