@@ -159,7 +159,7 @@ def _tune(config: Path, folder: Path, way: str, trials: int, at_a_time: int) -> 
     command = ["igascale", "tune", str(config), "--out", str(folder), "--method", METHOD, "--by", way]
     options = [
         "--trials",
-        str(TRIALS),
+        str(trials),
         "--stops",
         str(STOPS),
         "--search",
