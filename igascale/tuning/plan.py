@@ -234,7 +234,7 @@ def budget(contestants: Sequence[Contestant], trials: int) -> list[str]:
 def _spelt(contestant: Contestant, trials: int) -> str:
     folds, total = contestant.folds, contestant.cost * trials
     return (
-        f"{trials} trials x {len(folds)} fold{'s' * (len(folds) != 1)} x {contestant.steps} steps x {contestant.width} domains "
+        f"{trials} trial{'s' * (trials != 1)} x {len(folds)} fold{'s' * (len(folds) != 1)} x {contestant.steps} steps x {contestant.width} domains "
         f"= {total:,} steps x domains"
     )
 
