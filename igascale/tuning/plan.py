@@ -232,11 +232,9 @@ def budget(contestants: Sequence[Contestant], trials: int) -> list[str]:
 
 
 def _spelt(contestant: Contestant, trials: int) -> str:
-    folds, total = contestant.folds, contestant.cost * trials
-    return (
-        f"{trials} trial{'s' * (trials != 1)} x {len(folds)} fold{'s' * (len(folds) != 1)} x {contestant.steps} steps x {contestant.width} domains "
-        f"= {total:,} steps x domains"
-    )
+    folds, total = len(contestant.folds), contestant.cost * trials
+    counts = f"{trials} trial{'s' * (trials != 1)} x {folds} fold{'s' * (folds != 1)}"
+    return f"{counts} x {contestant.steps} steps x {contestant.width} domains = {total:,} steps x domains"
 
 
 def _shown(axes: Mapping[str, space.Axis]) -> str:
