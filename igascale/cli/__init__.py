@@ -29,6 +29,7 @@ COMMANDS = {
     "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
     "compare": "igascale.cli.compare",
+    "tune": "igascale.cli.tune",
     "merge": "igascale.cli.merge",
     "runs": "igascale.cli.runs",
     "hooks": "igascale.cli.hooks",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["erm", "mixed", "rule"]
+Role = Literal["erm", "mixed", "control", "rule"]
 #: ``selection.by`` in words.
 BY = {
     "leave_one_domain_out": "leave-one-domain-out",
@@ -24,7 +24,8 @@ class Compared:
     Attributes:
         name: as the table calls it.
         hook: the rule's name.
-        role: ``erm``: the mean of the training data as it is; ``mixed``: the control with permuted domain labels; ``rule``: any other.
+        role: ``erm``: the mean of the training data as it is; ``mixed``: the control with permuted domain labels; ``control``: one
+            with other things permuted, or the mean of other data; ``rule``: any other.
         selection: the ``selection`` section of its configuration; empty where none is stated.
     """
 
@@ -36,8 +37,8 @@ class Compared:
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Compared:
         """From a run's ``config.yaml`` as it is read; keys that an older version did not write are taken as not set."""
-        data, hook = config.get("data") or {}, (config.get("hook") or {}).get("name", "iga")
-        return cls(name, hook, _role(hook, data), config.get("selection") or {})
+        data, hook = config.get("data") or {}, config.get("hook") or {}
+        return cls(name, hook.get("name", "iga"), _role(hook, data), config.get("selection") or {})
 
     @property
     def by(self) -> str | None:
@@ -50,11 +51,14 @@ class Compared:
         return self.by in ("leave_one_domain_out", "in_domain") and self.selection.get("trials", 1) > 1
 
 
-def _role(hook: str, data: Mapping[str, Any]) -> Role:
-    if hook == "mean":
+def _role(hook: Mapping[str, Any], data: Mapping[str, Any]) -> Role:
+    pairing = data.get("pairing", "isomers")
+    if hook.get("name") == "mean":
         whole = data.get("pool", "groups") in ("groups", "instances") and data.get("num_domains") is None
-        return "erm" if whole and data.get("pairing", "isomers") == "isomers" else "rule"
-    return "mixed" if data.get("pairing") == "mixed" else "rule"
+        return "erm" if whole and pairing == "isomers" else "control"
+    if pairing == "mixed":
+        return "mixed"
+    return "control" if hook.get("shuffled") or pairing == "random" else "rule"
 
 
 def describe_selection(selection: Mapping[str, Any] | None) -> str:
@@ -78,9 +82,7 @@ def claims(runs: Sequence[Compared], gains: Collection[str] | None = None) -> li
     Returns:
         A sentence per reservation, the gravest first; empty where nothing is to be said.
     """
-    claimed = [
-        run for run in runs if run.role == "rule" and run.hook != "mean" and (gains is None or run.name in gains)
-    ]
+    claimed = [run for run in runs if run.role == "rule" and (gains is None or run.name in gains)]
     return [
         *_without_erm(runs, claimed),
         *_without_control(runs, claimed),

@@ -52,6 +52,12 @@ def test_a_control_is_one_of_the_same_rule():
     assert "NO MIXED CONTROL beside gate:" in told
 
 
+def test_controls_claim_nothing():
+    shuffled = Compared.of("s", {"hook": {"name": "iga", "shuffled": True}, "selection": selection()})
+    assert claims([ERM, IGA, MIXED, shuffled, run("r", "iga", selection(), pairing="random")]) == []
+    assert claims([shuffled]) == []
+
+
 def test_gains_narrow_what_is_claimed():
     gate = run("gate", "gate", selection())
     assert claims([ERM, IGA, MIXED, gate], gains=["iga"]) == []
