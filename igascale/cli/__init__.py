@@ -29,6 +29,7 @@ COMMANDS = {
     "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
     "compare": "igascale.cli.compare",
+    "report": "igascale.cli.report",
     "tune": "igascale.cli.tune",
     "merge": "igascale.cli.merge",
     "runs": "igascale.cli.runs",
