@@ -17,17 +17,16 @@ def what_differs(reference: Evaluation, other: Evaluation) -> list[str]:
     """What keeps two evaluations from being compared, a line each; empty where nothing does."""
     found = []
     for side in dict.fromkeys(key[:2] for key in [*reference.samples, *other.samples]):
-        ours, theirs = ({key for key in e.samples if key[:2] == side} for e in (reference, other))
-        for mine, yours, name in ((ours, theirs, reference.name), (theirs, ours, other.name)):
-            only = [key for key in (reference if mine is ours else other).samples if key in mine - yours]
+        ours, theirs = ([key for key in e.samples if key[:2] == side] for e in (reference, other))
+        for name, only in (
+            (reference.name, [key for key in ours if key not in other.samples]),
+            (other.name, [key for key in theirs if key not in reference.samples]),
+        ):
             if only:
                 found.append(f"{_side(side)}: {_problems(len(only))} only in {name} (first: {only[0][2]})")
+        shared = [key for key in ours if key in other.samples]
         for field, what in _PER_SAMPLE.items():
-            changed = [
-                key
-                for key in reference.samples
-                if key in ours & theirs and getattr(reference.samples[key], field) != getattr(other.samples[key], field)
-            ]
+            changed = [k for k in shared if getattr(reference.samples[k], field) != getattr(other.samples[k], field)]
             if changed:
                 have = "has" if len(changed) == 1 else "have"
                 found.append(f"{_side(side)}: {_problems(len(changed))} {have} {what} (first: {changed[0][2]})")
