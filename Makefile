@@ -16,7 +16,7 @@ setup: $(READY)  ## Make .venv with the pinned dependencies
 $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "igascale needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed,tensorboard,torchjd,data,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed,tensorboard,torchjd,data,report,dev]'
 	touch $@
 
 demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 4 minutes)

@@ -133,7 +133,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The status of a run; empty where there is none, or none that can be read."""
     try:
         record = json.loads((folder / STATUS).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) and isinstance(record.get("state"), str) else {}
 

@@ -42,6 +42,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}  # stage -> when it began, and how much was done then
         self._said = time.monotonic()
+        self.said: set[str] = set()
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -73,6 +74,12 @@ class Display:
     def say(self, line: str) -> None:
         """A line that stays."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def say_once(self, line: str) -> None:
+        """The same, unless it was said before."""
+        if line not in self.said:
+            self.said.add(line)
+            self.say(line)
 
     def restart(self, title: str) -> None:
         """Begin with another evaluation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ def evaluate(model: str, options: dict[str, Any]) -> None:
     if share.rank == 0:
         check_output(Path(request.out), options["overwrite"])
     with Display() as display:
-        result = _perform(request, options, share, display.update, display.say)
+        result = _perform(request, options, share, display.update, display.say_once)
     if result is None:
         return
     if share.world == 1:  # else another process may still be on its way to them
         shutil.rmtree(Path(request.out) / ANSWERS, ignore_errors=True)
-    _show(result, request)
+    _show(result, request, display.said)
 
 
 def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
 
         def perform_one(one: Request, progress: Progress | None) -> EvaluationResult:
             display.restart(f"{one.shown}: ")
-            result = _perform(one, options, Share(), progress, display.say)
+            result = _perform(one, options, Share(), progress, display.say_once)
             assert result is not None
             return result
 
@@ -85,7 +85,8 @@ def _perform(
     request: Request, options: dict[str, Any], share: Share, progress: Progress | None, say: Callable[[str], None]
 ) -> EvaluationResult | None:
     if options["num_processes"] > 1:
-        read_suites(request)
+        for note in read_suites(request)[1]:
+            say(note)
         return perform_on_ranks(request, options["num_processes"], progress)
     if share.world > 1:
         from igascale.evaluation.loading import device_of_rank
@@ -97,7 +98,7 @@ def _perform(
 
 def _share(options: dict[str, Any]) -> Share:
     """This process's part, where torchrun or deepspeed has started several."""
-    share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    share = Share(int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", 1))) if "RANK" in os.environ else Share()
     if share.world > 1 and options["num_processes"] > 1:
         raise UserError("--num-processes starts processes itself; under torchrun or deepspeed leave it out")
     return share
@@ -176,12 +177,12 @@ def _check_generator(generator: str, options: dict[str, Any]) -> None:
         raise UserError("a server serves one adapter; leave --watch and --checkpoint out with --endpoint")
 
 
-def _show(result: EvaluationResult, request: Request) -> None:
+def _show(result: EvaluationResult, request: Request, said: Collection[str]) -> None:
     from igascale.evaluation.tables import evaluation_table
 
     console = _console()
     console.print(evaluation_table(result, title=request.shown))
-    for note in str(result.settings["notes"] or "").splitlines():
+    for note in [line for line in str(result.settings["notes"] or "").splitlines() if line not in said]:
         console.print(note, style="bold yellow", soft_wrap=True, highlight=False, markup=False)
     written = f"Written: {Path(request.out) / RESULT_FILE}, {Path(request.out) / SAMPLES_FILE}"
     console.print(written, soft_wrap=True, highlight=False, markup=False)

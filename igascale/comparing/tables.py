@@ -23,7 +23,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 def _accuracies(comparison: Comparison) -> Table:
     columns = [Column("evaluation", _TEXT), Column("accuracy %"), Column("no answer %")]
-    columns += [Column(name) for name in ("difference", "p", "p (Holm)", "only this right", "only reference right")]
+    columns += [Column(name) for name in ("difference", "p", "p (Holm)", "gained", "lost")]
     rows: list[list[Cell | str | None]] = []
     for side in comparison.sides:
         if rows:
@@ -41,7 +41,7 @@ def _title(comparison: Comparison) -> str:
 def _heading(side: SideComparison) -> str:
     chance = "" if side.chance is None else f", chance {100 * side.chance:.1f}%"
     groups = "" if side.groups == side.samples else f" in {side.groups:,} groups"
-    return f"{side.suite} {side.side.upper()} ({side.samples:,} problems{groups}{chance})"
+    return f"{side.suite} {side.side.upper()}: {side.samples:,} problems{groups}{chance}"
 
 
 def _row(entry: Entry, reference: str) -> list[Cell | str | None]:
@@ -102,7 +102,7 @@ def differing_table(reference: Evaluation, other: Evaluation, keys: Sequence[Key
         rows.append(
             [f"{suite} {split.upper()}", domain or "–", *(Cell(f"{n:,}", n) for n in (sum(figures[:4]), *figures))]
         )
-    names = ["both right", "only this right", "only reference right", "none right", "… other answers", "other text"]
+    names = ["both right", "gained", "lost", "none right", "… other answers", "other text"]
     columns = [Column("set", _TEXT), Column("domain", _TEXT), Column("problems"), *(Column(name) for name in names)]
     return Table(f"Answers of {other.name} against {reference.name}", columns, rows)
 
@@ -124,7 +124,9 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     methods = {entry.accuracy.interval for side in comparison.sides for entry in side.entries}
     methods |= {e.paired.interval for side in comparison.sides for e in side.entries if e.paired is not None}
-    notes.append(f"intervals: {'; '.join(sorted(methods))}")
+    notes.append(
+        f"intervals: {'; '.join(sorted(methods))}; gained, lost: problems that only it, only the reference has right"
+    )
     tests = f", adjusted for the {comparison.tests} comparisons above" if comparison.tests > 1 else ""
     notes.append(f"p: exact sign-flip test by group (McNemar's where groups hold one problem), two-sided; Holm{tests}")
     notes.append(

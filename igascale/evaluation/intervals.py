@@ -1,7 +1,7 @@
 """The interval that is shown: a score interval by default, a bootstrap on request.
 
 Near 0% and 100%, and for few groups, a bootstrap is too narrow: with 30 problems at 98% its 95% interval held the truth in
-4 of 10 simulated evaluations, Wilson's in all but 2 of 100 (docs/compare.md has the table). So score intervals with the effective sample
+4 of 10 simulated evaluations, Wilson's in 97 of 100 (docs/compare.md has the table). So score intervals with the effective sample
 size of clustering are the default. They need sets that are independent; where two sets share groups, the bootstrap takes over.
 
 Shape legend: K groups, J sets.

@@ -48,7 +48,7 @@ def perform(
         request: what to do.
         share: this process's part of the questions.
         progress: called with (stage, done, in all).
-        say: hears of what goes on meanwhile: a server that is slow, say.
+        say: hears at once of what was left out of the problems, and of what goes on meanwhile: a server that is slow, say.
 
     Returns:
         The result; ``None`` on all processes but the first.
@@ -57,6 +57,9 @@ def perform(
         UserError: bad input, no memory, or an output that cannot be written.
     """
     suites, notes = read_suites(request)  # before the model: a broken file should not cost minutes
+    if say is not None and share.rank == 0:
+        for note in notes:  # now, not after hours
+            say(note)
     if progress is not None:
         progress(LOADING, 0, 0)
     if request.generator == "local":
@@ -156,7 +159,7 @@ def _notes_of(result: EvaluationResult) -> list[str]:
         notes.append(f"{empty} of {len(result.samples)} answers are empty; each counts as no answer")
     if settings.get("dtype", "float32") not in ("float32", "auto"):
         notes.append(
-            f"computed in {settings['dtype']}: another --batch-size rounds otherwise and can change single answers; the number "
+            f"computed in {settings['dtype']}: another --batch-size rounds otherwise, which changes some answers; the number "
             "of processes and interruptions cannot (docs/evaluation.md)"
         )
     return notes

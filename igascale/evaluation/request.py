@@ -201,6 +201,8 @@ def _sides(
     benchmark: Benchmark, items: list[BenchmarkItem], held_out: Sequence[str], notes: list[str]
 ) -> dict[str, list[BenchmarkItem]]:
     sides = {"id": benchmark.select(items, "id", held_out), "ood": benchmark.select(items, "ood", held_out)}
+    if not held_out:
+        notes.append(f"`igascale data benchmark {benchmark.name}` says how far its sides are the paper's split")
     neither = len(items) - len(sides["id"]) - len(sides["ood"])
     if neither:
         notes.append(

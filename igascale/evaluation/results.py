@@ -218,10 +218,12 @@ def write_result(result: EvaluationResult, folder: Path) -> None:
         UserError: the folder cannot be written.
     """
     lines = [json.dumps(sample.to_dict(), ensure_ascii=False) + "\n" for sample in result.samples]
+    new = folder / f".{SAMPLES_FILE}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(new, "".join(lines))  # while the earlier result is still there: the disk may be full
         (folder / RESULT_FILE).unlink(missing_ok=True)
-        write_atomically(folder / SAMPLES_FILE, "".join(lines))
+        new.replace(folder / SAMPLES_FILE)
         write_atomically(folder / RESULT_FILE, result.to_json())
     except OSError as error:
         raise UserError(f"{folder}: the result cannot be written ({error.strerror}); choose another --out") from None

@@ -178,7 +178,7 @@ def _parsed(line: bytes) -> Iterator[dict[str, Any]]:
     if line.strip():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # also brackets without end
             return
         if isinstance(record, dict):
             yield record
@@ -193,7 +193,7 @@ def _read_config(folder: Path, problems: list[str]) -> tuple[dict[str, Any], str
             raise ValueError
     except FileNotFoundError:
         problems.append("config.yaml is missing")
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         problems.append("config.yaml is damaged")
     else:
         method = re.match(r"# method: (\S+)", text)
@@ -209,7 +209,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is damaged")
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: the start was cut off")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         problems.append(f"{path.name} is damaged")
     return {}
 

@@ -28,7 +28,7 @@ def three(tmp_path, monkeypatch):
 def test_tables(three):
     out = run(*three).output
     assert "Compared with mean, problem by problem" in out
-    assert "isomers OOD (120 problems in 40 groups, chance 20.0%)" in out
+    assert "isomers OOD: 120 problems in 40 groups, chance 20.0%" in out
     assert "adjusted for the 4 comparisons above" in out
     assert "isomers ID − OOD" in out
     assert "Answers of iga against mean" in out and "Answers of irm against mean" in out

@@ -1,6 +1,7 @@
 """Multiple choice: every way of naming an option, by construction; and a brute-force reading of short answers."""
 
 import itertools
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -282,3 +283,13 @@ def test_hidden_answers_and_chance():
     assert [task.scorable(i) for i in items] == [True] * 4 + [False]
     assert "hidden" in str(task.left_out(items[-1]))
     assert task.chance(items) == 0.5 and task.chance([]) == 0.0 and task.chance(items[-1:]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "piece", ["rain. ", "A or ", "answer is ", "Answer: ", "\\text{", "$", "(", "B. ", "**", "\\boxed{"]
+)
+def test_a_long_text_of_one_thing_does_not_hang(piece):
+    started = time.monotonic()
+    for text in (piece * 20_000, "Answer: " + piece * 20_000):
+        chosen(text, OPTIONS)
+    assert time.monotonic() - started < 60  # it was minutes, of what grows with the square

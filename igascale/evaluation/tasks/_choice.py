@@ -108,17 +108,17 @@ def _named(line: str, options: Sequence[str]) -> str | None:
 def _by_text(reading: str, options: Sequence[str]) -> str | None:
     """The one option whose full text the reading is, or its first sentences are."""
     plain = [_plain(option) for option in options]
-    for part in _beginnings(reading):
+    for part in _beginnings(reading, 2 * max(map(len, options)) + 50):
         same = [index for index, option in enumerate(plain) if option and option == _plain(part)]
         if len(same) == 1:
             return _letter(same[0])
     return None
 
 
-def _beginnings(reading: str) -> Iterator[str]:
-    """The whole, then what ends before each full stop, the longest first."""
+def _beginnings(reading: str, limit: int) -> Iterator[str]:
+    """The whole, then what ends before each full stop, the longest first, if no longer than the limit."""
     yield reading
-    for stop in reversed([match.start() for match in re.finditer(r"\.\s", reading)]):
+    for stop in reversed([match.start() for match in re.finditer(r"\.\s", reading[:limit])]):
         if len(reading[:stop].strip(_ROUND)) > 1:  # "B. ..." begins with a letter, whatever the options say
             yield reading[:stop]
 
