@@ -168,7 +168,7 @@ def run_job(
     with records.held(job.records, f"job {job.name}"):
         wanted, record = records.Wanted.of(config, job.evaluation), records.read(job.records)
         _check(job, config, wanted, record)
-        if _trained(job, record) and _evaluated(job, record):
+        if finished_before(job, record):
             return Outcome(job, FINISHED, "", True, record.seconds)
         if record.state == FAILED and not retry_failed:
             return Outcome(job, FAILED, record.reason, True, record.seconds)
@@ -206,6 +206,11 @@ def _check(job: Job, config: RunConfig, wanted: records.Wanted, record: records.
         raise UserError(
             f"job {job.name}: {job.result} is not what this job wrote; remove {evaluation} to evaluate it again"
         )
+
+
+def finished_before(job: Job, record: records.Record) -> bool:
+    """Nothing is left to do: adapter and result are there as this job wrote them."""
+    return _trained(job, record) and _evaluated(job, record)
 
 
 def _trained(job: Job, record: records.Record) -> bool:
