@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -96,6 +96,11 @@ class TrainConfig(_Section):
 
     epochs: float = Field(3, gt=0)
     max_steps: int | None = Field(None, ge=1, description="ends the run earlier (or later) than epochs")
+    schedule_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps that the learning rate's schedule is laid out for, where the run ends before it does; null: the run's",
+    )
     groups_per_batch: int = Field(32, ge=1, description="isomer groups per micro-step, over all ranks")
     gradient_accumulation_steps: int = Field(4, ge=1)
     micro_batch_size: int | None = Field(
@@ -207,6 +212,18 @@ class HookConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class SelectionConfig(_Section):
+    """How learning rate, steps and the rule's own options were chosen (docs/tune.md). It changes nothing; reports mark the run by it."""
+
+    by: Literal["leave_one_domain_out", "in_domain", "ood_oracle", "fixed"] = Field(
+        description="left-out training domains; validation on the training domains; out-of-distribution data itself; not searched"
+    )
+    trials: int = Field(1, ge=1, description="settings that were tried")
+    budget: int | None = Field(None, ge=1, description="what they took: optimizer steps times domains trained on")
+    searched: dict[str, list[Any]] = Field({}, description="key -> the values that were tried")
+    source: str | None = Field(None, description="where the log of the search is")
+
+
 class RunConfig(_Section):
     """Everything that decides what a run computes."""
 
@@ -223,11 +240,12 @@ class RunConfig(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     supervision: SupervisionConfig = SupervisionConfig()
+    selection: SelectionConfig | None = Field(None, description="null: not stated")
     _method: str | None = PrivateAttr(None)  # whose overlay was applied; told in to_yaml, part of nothing else
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        data, lora = self.data, self.lora
+        data, lora, train = self.data, self.lora, self.train
         if data.domains is not None and len(set(data.domains)) != len(data.domains):
             raise ValueError("data.domains: a domain is named twice")
         if data.pool != "groups" and data.pairing != "isomers":
@@ -236,6 +254,11 @@ class RunConfig(_Section):
             )
         if data.augment is not None and data.pool != "seeds":
             raise ValueError(f"data.augment needs data.pool: seeds, not {data.pool}")
+        if train.schedule_steps is not None and train.max_steps is not None and train.schedule_steps < train.max_steps:
+            raise ValueError(
+                f"train.schedule_steps: {train.schedule_steps} is less than train.max_steps: {train.max_steps}; a schedule is as "
+                "long as the run or longer"
+            )
         if self.checkpoint.keep_best and data.validation is None:
             raise ValueError(
                 "checkpoint.keep_best needs data.validation: the best is the one with the lowest loss there"
@@ -395,5 +418,6 @@ def _explain(error: Any) -> str:
 def _keys_at(location: list[str]) -> list[str]:
     section: Any = RunConfig
     for name in location:
-        section = section.model_fields[name].annotation
+        annotation = section.model_fields[name].annotation
+        section = next((each for each in get_args(annotation) if hasattr(each, "model_fields")), annotation)
     return list(section.model_fields)

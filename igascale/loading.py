@@ -101,6 +101,11 @@ def load_data(config: RunConfig, tokenizer: Any, listener: Listener | None = Non
         )
     schedule = GroupSchedule(len(train.groups), config.groups_per_step, config.seed)
     steps = config.train.max_steps or max(1, math.floor(config.train.epochs * schedule.steps_per_epoch))
+    if config.train.schedule_steps is not None and config.train.schedule_steps < steps:
+        raise UserError(
+            f"train.schedule_steps: {config.train.schedule_steps}, but train.epochs makes {steps} steps; a schedule is as long as "
+            "the run or longer"
+        )
     return Data(train, validation, ood, schedule, steps, domains, warnings)
 
 

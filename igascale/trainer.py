@@ -167,10 +167,11 @@ class Trainer:
         config, recent = self.config, deque[float](maxlen=20)
         saved = first = self.step
         due = False  # a checkpoint that is put off
+        scheduled = config.train.schedule_steps or self.data.total_steps
         while self.step < last:
             started = time.perf_counter()
             waited = self.engine.comm.waiting.seconds
-            lr = learning_rate(self.step, self.data.total_steps, config.optimizer.lr, config.optimizer.warmup_ratio)
+            lr = learning_rate(self.step, scheduled, config.optimizer.lr, config.optimizer.warmup_ratio)
             report, tokens = self._one_step(capture, lr, self.saver.flags())
             self.step += 1
             seconds = time.perf_counter() - started

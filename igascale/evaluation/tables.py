@@ -1,21 +1,49 @@
-"""Evaluation results as rich tables. Chance stands beside every accuracy, and accuracy beside every LCS."""
+"""The tables of evaluations, for every format; and how they stand in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from igascale.evaluation.averages import average, average_gap
+from igascale.evaluation.consistency_tables import consistency_tables
+from igascale.evaluation.results import ISOMERS, EvaluationResult, SuiteResult
+from igascale.evaluation.table_cells import (
+    LEGEND,
+    accuracy_cell,
+    accuracy_with_interval,
+    against_chance,
+    average_cell,
+    gap_cell,
+    lcs_cells,
+    no_answer,
+    percent,
+    splits,
+    warnings,
+)
+from igascale.tables import Cell, Column, Table, number, to_rich
 
-from igascale.evaluation.accuracy import Accuracy
-from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult, SplitResult, SuiteResult
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-# Sign and style of an accuracy against chance; the sign carries the meaning where there is no colour.
-_VERDICTS = {"above": ("▲", "green"), "at": ("≈", "yellow"), "below": ("▼", "red")}
-LEGEND = "▲ above, ≈ not told from, ▼ below chance (always the most frequent answer); 95% intervals"
+    from igascale.evaluation.accuracy import Accuracy
+
+__all__ = [
+    "LEGEND",
+    "MethodResult",
+    "against_chance",
+    "comparison_table",
+    "comparison_tables",
+    "evaluation_table",
+    "evaluation_tables",
+    "warnings",
+]
+
+_SUITE_COLUMNS = ("ID %", "OOD %", "gap", "chance ID %", "chance OOD %", "no answer %")
+_AVERAGED = (
+    "average: of the benchmarks alike, its interval from theirs as a root of summed squares (independent problems)"
+)
 
 
 @dataclass(frozen=True)
@@ -28,146 +56,149 @@ class MethodResult:
     peak_memory_bytes: float | None = None
 
 
-def against_chance(accuracy: Accuracy) -> str:
-    """``above``, ``at`` or ``below``: where the whole interval lies."""
-    if accuracy.low > accuracy.chance:
-        return "above"
-    return "below" if accuracy.high < accuracy.chance else "at"
+def evaluation_tables(result: EvaluationResult, title: str = "Evaluation") -> list[Table]:
+    """One model: every side, domain and kind; the suites with their gaps; LCS, by layer and by pair of domains where measured."""
+    return [_accuracy_table(result, title), *_suite_tables(result), *consistency_tables(result)]
 
 
 def evaluation_table(result: EvaluationResult, title: str = "Evaluation") -> RenderableType:
-    """Every split, domain and kind of one model, with LCS and gap below."""
-    table = Table(title=escape(title), caption=LEGEND, caption_justify="left")
-    table.add_column("set")
-    for column in ("accuracy %", "95% interval", "chance %", "no answer %", "samples"):
-        table.add_column(column, justify="right")
-    for name, split in _splits(result):
-        table.add_row(Text(name, style="bold"), *_accuracy_cells(split.accuracy))
-        for part, accuracy in {**split.per_domain, **split.per_kind}.items():
-            table.add_row(Text(f"  {part}"), *_accuracy_cells(accuracy))
-        table.add_section()
-    gaps = [
-        Text(f"{_prefix(name)}ID − OOD: ").append_text(_gap(suite)).append(" points")
-        for name, suite in result.suites.items()
-        if suite.delta_gap is not None
-    ]
-    return Group(table, _consistency_table(result), *gaps, *_warnings(result))
+    """The same for the terminal, with what should not be missed below."""
+    return _shown(evaluation_tables(result, title), warnings(result))
+
+
+def comparison_tables(rows: Sequence[MethodResult], title: str = "Methods") -> list[Table]:
+    """One line per method: isomer groups with LCS, time and memory; benchmarks with their average."""
+    tables = []
+    if any(ISOMERS in row.result.suites for row in rows):
+        tables.append(_isomer_comparison(rows, title))
+    if names := _benchmarks(rows):
+        tables.append(_benchmark_comparison(rows, names, title))
+    return tables
 
 
 def comparison_table(rows: Sequence[MethodResult], title: str = "Methods") -> RenderableType:
-    """One line per method: accuracy, gap, LCS of the ID groups, time and memory."""
-    table = Table(title=escape(title), caption=_comparison_caption(rows), caption_justify="left")
-    table.add_column("method")
-    for column in ("ID %", "OOD %", "gap", "LCS", "relative LCS", "s/step", "peak memory"):
-        table.add_column(column, justify="right")
+    """The same for the terminal, with what should not be missed below."""
+    notes = [f"{row.method}: {note}" for row in rows for note in warnings(row.result)]
+    return _shown(comparison_tables(rows, title), notes)
+
+
+def _shown(tables: Sequence[Table], notes: Sequence[str]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    styles = {True: "bold red", False: "yellow"}
+    return Group(*map(to_rich, tables), *(Text(note, style=styles["collapsed" in note]) for note in notes))
+
+
+def _accuracy_table(result: EvaluationResult, title: str) -> Table:
+    names = ("accuracy %", "95% interval", "chance %", "no answer %", "samples")
+    rows: list[list[Cell | str | None]] = []
+    for name, split in splits(result):
+        rows += [[], [name, *_accuracy_cells(split.accuracy)]]
+        for part, accuracy in {**split.per_domain, **split.per_kind}.items():
+            rows.append([f"  {part}", *_accuracy_cells(accuracy)])
+    return Table(title, [Column("set", "left"), *map(Column, names)], rows[1:], [LEGEND])
+
+
+def _accuracy_cells(accuracy: Accuracy) -> list[Cell | None]:
+    return [
+        accuracy_cell(accuracy),
+        Cell(f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"),
+        percent(accuracy.chance),
+        percent(accuracy.parse_failures),
+        Cell(str(accuracy.samples), accuracy.samples),
+    ]
+
+
+def _suite_tables(result: EvaluationResult) -> list[Table]:
+    """Suite by suite, where there is a gap to show."""
+    if not any(suite.delta_gap is not None for suite in result.suites.values()) and len(result.suites) < 2:
+        return []
+    rows: list[list[Cell | str | None]] = []
+    rows += [[name, *_suite_cells(suite)] for name, suite in result.suites.items()]
+    means = [average(result, side) for side in ("id", "ood")]
     notes = []
+    if any(means):
+        gap = average_cell(average_gap(result), sign=True)
+        rows += [[], ["average", *map(average_cell, means), gap, None, None, None]]
+        notes.append(_AVERAGED)
+        for side, mean in zip(("ID", "OOD"), means):
+            if mean is not None and len(mean.over) < len(_names(result)):
+                notes.append(f"average {side} is over {', '.join(mean.over)} only")
+    columns = [Column("suite", "left"), *map(Column, _SUITE_COLUMNS)]
+    return [Table("ID and OOD, and the gap between them in points", columns, rows, notes)]
+
+
+def _suite_cells(suite: SuiteResult) -> list[Cell | None]:
+    sides = [accuracy_with_interval(side.accuracy if side else None) for side in (suite.id, suite.ood)]
+    chances = [percent(side.accuracy.chance) if side else None for side in (suite.id, suite.ood)]
+    return [*sides, gap_cell(suite), *chances, no_answer(suite)]
+
+
+def _names(result: EvaluationResult) -> list[str]:
+    return [name for name in result.suites if name != ISOMERS]
+
+
+def _benchmarks(rows: Sequence[MethodResult]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in _names(row.result)))
+
+
+def _isomer_comparison(rows: Sequence[MethodResult], title: str) -> Table:
+    names = ("ID %", "OOD %", "gap", "no answer %", "LCS ×10²", "relative LCS", "s/step", "peak memory MiB")
+    cells: list[list[Cell | str | None]] = []
     for row in rows:
-        suite = row.result.isomers
+        suite = row.result.suites.get(ISOMERS)
+        if suite is None:
+            cells.append([row.method, *[None] * len(names)])
+            continue
         id_, ood = suite.id, suite.ood
-        table.add_row(
-            Text(row.method),
-            _with_interval(id_.accuracy) if id_ else "–",
-            _with_interval(ood.accuracy) if ood else "–",
-            _gap(suite),
-            *(_lcs_cells(id_) if id_ else ("–", "–")),
-            "–" if row.seconds_per_step is None else f"{row.seconds_per_step:.3f}",
-            "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
+        memory = None if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**20
+        cells.append(
+            [
+                row.method,
+                accuracy_with_interval(id_.accuracy if id_ else None),
+                accuracy_with_interval(ood.accuracy if ood else None),
+                gap_cell(suite),
+                no_answer(suite),
+                *lcs_cells(id_.consistency if id_ else None, id_.accuracy if id_ else None),
+                number(row.seconds_per_step, 3),
+                None if memory is None else Cell(f"{memory:,.0f}", memory),
+            ]
         )
-        notes += [Text.assemble(f"{row.method}: ", note) for note in _warnings(row.result)]
-    return Group(table, *notes)
+    return Table(title, [Column("method", "left"), *map(Column, names)], cells, [_chances(rows)])
 
 
-def _splits(result: EvaluationResult) -> list[tuple[str, SplitResult]]:
-    return [
-        (f"{_prefix(name)}{side.upper()}", split)
-        for name, suite in result.suites.items()
-        for side, split in suite.splits.items()
-    ]
+def _chances(rows: Sequence[MethodResult]) -> str:
+    told = []
+    for side in ("id", "ood"):
+        found = [row.result.suites[ISOMERS].splits.get(side) for row in rows if ISOMERS in row.result.suites]
+        if values := {f"{100 * split.accuracy.chance:.1f}" for split in found if split}:
+            told.append(f"{side.upper()} {' / '.join(sorted(values))}%")
+    return f"chance: {', '.join(told)}. {LEGEND}. LCS of the ID groups; ? = not meaningful at that accuracy."
 
 
-def _prefix(suite: str) -> str:
-    """What is evaluated by default goes without a name."""
-    return "" if suite == ISOMERS else f"{suite} "
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _marked(accuracy: Accuracy) -> Text:
-    sign, style = _VERDICTS[against_chance(accuracy)]
-    return Text(f"{sign} {_percent(accuracy.value)}", style=style)
-
-
-def _with_interval(accuracy: Accuracy) -> Text:
-    return _marked(accuracy).append(f" [{100 * accuracy.low:.0f}, {100 * accuracy.high:.0f}]", style="dim")
-
-
-def _accuracy_cells(accuracy: Accuracy) -> list[RenderableType]:
-    return [
-        _marked(accuracy),
-        Text(f"[{_percent(accuracy.low)}, {_percent(accuracy.high)}]"),
-        _percent(accuracy.chance),
-        _percent(accuracy.parse_failures),
-        str(accuracy.samples),
-    ]
-
-
-def _gap(suite: SuiteResult) -> Text:
-    if suite.delta_gap is None or suite.delta_gap_low is None or suite.delta_gap_high is None:
-        return Text("–")
-    low, high = (round(100 * bound) for bound in (suite.delta_gap_low, suite.delta_gap_high))
-    return Text(f"{100 * suite.delta_gap:+.1f}").append(f" [{low}, {high}]", style="dim")
-
-
-def _lcs_cells(split: SplitResult) -> tuple[Text, Text]:
-    """Raw and relative; greyed and marked where accuracy or the states say that they mean nothing."""
-    lcs = split.consistency
-    if lcs is None:
-        return Text("–"), Text("–")
-    if lcs.lcs is None or lcs.relative is None:
-        return Text("not finite", style="red"), Text("not finite", style="red")
-    doubtful = lcs.collapsed or against_chance(split.accuracy) != "above"
-    style, mark = ("dim", "?") if doubtful else ("", "")
-    return Text(f"{lcs.lcs:.4g}{mark}", style=style), Text(f"{lcs.relative:.4g}{mark}", style=style)
-
-
-def _consistency_table(result: EvaluationResult) -> RenderableType:
-    text = result.settings.get("lcs_text", "prompt")
-    table = Table(
-        title=f"Logical Consistency Score (layer {result.settings.get('lcs_layer')}, tokens of the {text})",
-        caption="lower is more consistent, but only where the accuracy is above chance (else marked ?)",
-        caption_justify="left",
+def _benchmark_comparison(rows: Sequence[MethodResult], names: Sequence[str], title: str) -> Table:
+    """A block per benchmark and one of averages: a column for each would be too wide for a terminal, or a page."""
+    cells: list[list[Cell | str | None]] = []
+    for name in names:
+        cells.append([])
+        for row in rows:
+            suite = row.result.suites.get(name)
+            cells.append([name, row.method, *(_suite_cells(suite) if suite else [None] * len(_SUITE_COLUMNS))])
+    averages: list[list[Cell | str | None]] = [[]]
+    notes = [LEGEND, _AVERAGED]
+    for row in rows:
+        means = [average(row.result, side) for side in ("id", "ood")]
+        gap = average_cell(average_gap(row.result), sign=True)
+        averages.append(["average", row.method, *map(average_cell, means), gap, None, None, None])
+        notes += [
+            f"{row.method}: average {side} is over {', '.join(mean.over)} only"
+            for side, mean in zip(("ID", "OOD"), means)
+            if mean is not None and len(mean.over) < len(names)
+        ]
+    return Table(
+        f"{title}: benchmarks",
+        [Column("benchmark", "left"), Column("method", "left"), *map(Column, _SUITE_COLUMNS)],
+        [*cells[1:], *(averages if len(names) > 1 else [])],
+        notes if len(names) > 1 else [LEGEND],
     )
-    table.add_column("set")
-    for column in ("LCS", "relative LCS", "between groups (relative)", "accuracy %"):
-        table.add_column(column, justify="right")
-    for name, split in _splits(result):
-        table.add_row(name, *_lcs_cells(split), _between(split.consistency), _marked(split.accuracy))
-    return table
-
-
-def _between(lcs: Consistency | None) -> str:
-    return "–" if lcs is None or lcs.between_groups is None else f"{lcs.between_groups:.4g}"
-
-
-def _warnings(result: EvaluationResult) -> list[Text]:
-    notes = []
-    for name, split in _splits(result):
-        if split.consistency is not None and split.consistency.collapsed:
-            message = f"{name}: hidden states hardly differ between problems: collapsed, LCS means nothing"
-            notes.append(Text(message, style="bold red"))
-        if split.unfinished > 0.02:
-            limit = result.settings.get("max_new_tokens")
-            message = f"{name}: {_percent(split.unfinished)}% of the texts ran into the limit of {limit} new tokens"
-            notes.append(Text(message, style="yellow"))
-    return notes
-
-
-def _comparison_caption(rows: Sequence[MethodResult]) -> str:
-    chances = []
-    for name in ("ID", "OOD"):
-        values = {_percent(split.accuracy.chance) for row in rows for n, split in _splits(row.result) if n == name}
-        if values:
-            chances.append(f"{name} {' / '.join(sorted(values))}%")
-    return f"chance: {', '.join(chances)}. {LEGEND}. LCS of the ID groups; ? = not meaningful at that accuracy."

@@ -18,7 +18,7 @@ Kind = Literal["mathematics", "rounding", "none"]
 #: Sections and keys that nothing in the training depends on. ``lora.init_from`` says where the factors began, and they come
 #: from the checkpoint.
 _FREE = (
-    *("output_dir", "eval", "checkpoint", "logging", "supervision"),
+    *("output_dir", "eval", "checkpoint", "logging", "supervision", "selection"),
     *("train.max_skipped_steps", "data.validation", "data.ood", "data.allow_leakage", "lora.init_from"),
 )
 #: Sections and keys that only change in which order, by which kernel or on how many threads the same sums are formed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from igascale.tables.table import Cell, Column, Table, clean
+from igascale.tables.table import Cell, Column, Table, clean, indent_of
 
 
 def to_html(table: Table) -> str:
@@ -43,4 +43,4 @@ def escape(text: str) -> str:
 def _cell(cell: Cell, column: Column) -> str:
     classes = column.align if cell.emphasis == "none" else f"{column.align} {cell.emphasis}"
     value = "" if cell.value is None else f' data-value="{float(cell.value)!r}"'
-    return f'<td class="{classes}"{value}>{escape(cell.shown)}</td>'
+    return f'<td class="{classes}"{value}>{"&nbsp;" * indent_of(cell.text)}{escape(cell.shown.lstrip(" "))}</td>'

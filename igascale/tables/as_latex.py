@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from igascale.tables.table import Cell, Table, clean
+from igascale.tables.table import Cell, Table, clean, indent_of
 
 # TeX's own characters; then those that begin an optional argument after `\\`, or join into another sign.
 _TEX = {
@@ -61,6 +61,7 @@ _MATHS = {
     "‖": r"\|",
     "λ": r"\lambda",  # LAMDA to Unicode
 } | {letter: rf"\{unicodedata.name(letter).split()[-1].lower()}" for letter in "αβγδεζηθμπρστφχψω"}
+_FONTS = {"best": r"\textbf", "dim": r"\textit"}
 _MINUS = re.compile(r"(?<![^\s\[(+])-(?=[0-9.])")  # a sign, not a hyphen
 _ESCAPES = str.maketrans(_TEX | _SIGNS | {sign: f"${maths}$" for sign, maths in _MATHS.items()})
 
@@ -108,9 +109,9 @@ def _row(cells: list[str]) -> str:
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.shown)
-    if text and cell.emphasis == "best":
-        return rf"\textbf{{{text}}}"
-    return rf"\textit{{{text}}}" if text and cell.emphasis == "dim" else text
+    if text and cell.emphasis in _FONTS:
+        text = rf"{_FONTS[cell.emphasis]}{{{text}}}"
+    return "~" * indent_of(cell.text) + text
 
 
 def _trimmed(rows: list[list[Cell]]) -> list[list[Cell]]:

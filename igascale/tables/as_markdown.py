@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from igascale.tables.table import Cell, Table, clean
+from igascale.tables.table import Cell, Table, clean, indent_of
 
 _SPECIAL = re.compile(r"[\\`*_~$|]")
 _LINK = re.compile(r"\[(?=\^)|\](?=[(\[:])|!(?=\[)")
@@ -44,7 +44,7 @@ def _row(cells: list[str]) -> str:
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.shown)
-    return f"**{text}**" if text and cell.emphasis == "best" else text
+    return "&nbsp;" * indent_of(cell.text) + (f"**{text}**" if text and cell.emphasis == "best" else text)
 
 
 def _not_a_block(paragraph: str) -> str:

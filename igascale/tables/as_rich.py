@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from igascale.tables.table import Cell, Table, clean
 
 if TYPE_CHECKING:
     import rich.table
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.measure import Measurement
     from rich.text import Text
 
+_ANY_WIDTH = 10_000
 _STYLES = {"none": "", "best": "bold", "dim": "dim", "bad": "red"}
 #: Signs that stand for a verdict have a colour too; the sign alone is enough where there is none.
 _SIGNS = {"▲": "green", "≈": "yellow", "▼": "red"}
 
 
-def to_rich(table: Table, *, fold: bool = True) -> rich.table.Table:
-    """For ``Console.print``. No text is read as rich's markup.
+@dataclass(frozen=True)
+class _Fitting:
+    """A table whose headings are broken over lines where it would not fit otherwise."""
 
-    Args:
-        table: what to show.
-        fold: break long cells over lines where the terminal is narrow; else they are cut off with an ellipsis.
-    """
+    usual: rich.table.Table
+    narrow: rich.table.Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[rich.table.Table]:
+        width = console.measure(self.usual, options=options.update(width=_ANY_WIDTH)).maximum
+        yield self.usual if width <= options.max_width else self.narrow
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        least = console.measure(self.narrow, options=options).minimum
+        return Measurement(least, max(least, console.measure(self.usual, options=options).maximum))
+
+
+def to_rich(table: Table) -> RenderableType:
+    """For ``Console.print``; as narrow as the terminal, as far as its words allow. No text is read as rich's markup."""
+    names = [clean(column.name) for column in table.columns]
+    return _Fitting(_drawn(table, names), _drawn(table, _broken(table, names)))
+
+
+def _drawn(table: Table, names: Sequence[str]) -> rich.table.Table:
     import rich.table
     from rich.text import Text
 
-    shown = rich.table.Table(
+    drawn = rich.table.Table(
         title=Text(clean(table.title)) if table.title else None,
         caption=Text("\n".join(clean(note) for note in table.notes)) if table.notes else None,
         caption_justify="left",
     )
-    for column in table.columns:
-        shown.add_column(
-            Text(clean(column.name)), justify=column.align, overflow="fold" if fold else "ellipsis", no_wrap=not fold
-        )
+    for name, column in zip(names, table.columns):
+        drawn.add_column(Text(name), justify=column.align, overflow="fold")
     for row in table.grid():
         if row:
-            shown.add_row(*(_styled(cell) for cell in row))
+            drawn.add_row(*(_styled(cell) for cell in row))
         else:
-            shown.add_section()
-    return shown
+            drawn.add_section()
+    return drawn
+
+
+def _broken(table: Table, names: Sequence[str]) -> list[str]:
+    """The headings over lines as long as the longest cell below, or their longest word."""
+    widths = [1] * len(names)
+    for row in table.grid():
+        for i, cell in enumerate(row):
+            widths[i] = max([widths[i], *map(len, cell.shown.splitlines())])
+    return ["\n".join(textwrap.wrap(name, width, break_long_words=False)) for name, width in zip(names, widths)]
 
 
 def _styled(cell: Cell) -> Text:

@@ -97,6 +97,11 @@ def as_cell(cell: Cell | str | None) -> Cell:
     return Cell(cell) if isinstance(cell, str) else cell
 
 
+def indent_of(text: str) -> int:
+    """Blanks before the text: parts of the row above stand a little to the right in formats that drop blanks too."""
+    return len(text) - len(text.lstrip(" ")) if text.strip() else 0
+
+
 def clean(text: str) -> str:
     """Text that may stand in any file and on any terminal: control characters and lone surrogates become U+FFFD.
 

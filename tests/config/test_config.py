@@ -108,3 +108,21 @@ def test_paper_configs_say_appendix_b4(method):
     assert (config.train.groups_per_batch, config.train.gradient_accumulation_steps) == (32, 4)
     assert config.model.dtype == "bfloat16"
     assert config.hook.model_dump() == ({"name": "iga", "preset": "paper"} if method == "iga" else {"name": "mean"})
+
+
+def test_the_schedule_is_as_long_as_the_run_or_longer(path):
+    assert load_config(path, ["train.max_steps=5", "train.schedule_steps=9"]).train.schedule_steps == 9
+    with pytest.raises(UserError, match=r"train.schedule_steps: 4 is less than train.max_steps: 5"):
+        load_config(path, ["train.max_steps=5", "train.schedule_steps=4"])
+
+
+def test_selection_is_kept_as_it_was_written(path, tmp_path):
+    assert load_config(path).selection is None
+    config = load_config(path, ["selection={by: in_domain, trials: 4, searched: {optimizer.lr: [1.0e-3, 2.0e-3]}}"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert load_config(again).selection == config.selection
+    with pytest.raises(UserError, match=r"unknown key 'selection.trial'; did you mean 'selection.trials'"):
+        load_config(path, ["selection={by: fixed, trial: 4}"])
+    with pytest.raises(UserError, match=r"'selection.by': .*got 'guess'"):
+        load_config(path, ["selection.by=guess"])

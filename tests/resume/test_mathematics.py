@@ -38,6 +38,7 @@ def test_every_key_has_been_thought_about():
             "data.pool",
         ),
         *("data.augment", "data.max_length", "train.epochs", "train.max_steps", "train.groups_per_batch"),
+        "train.schedule_steps",
         *("train.gradient_accumulation_steps", "train.loss_reduction", "optimizer.lr", "optimizer.weight_decay"),
         *("optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.warmup_ratio", "optimizer.max_grad_norm"),
     }
@@ -53,7 +54,7 @@ def test_every_key_has_been_thought_about():
         "data.allow_leakage",
         "lora.init_from",
     }
-    sections = ("eval", "checkpoint", "logging", "supervision")
+    sections = ("eval", "checkpoint", "logging", "supervision", "selection")
     now = config()
     kinds = {"mathematics": set(), "rounding": set(), "none": set()}
     for key, value in flat(now.model_dump(mode="json")).items():

@@ -160,7 +160,7 @@ def read_latex_row(line: str) -> list[str]:
     """Cells of a row; fails on anything that TeX would take for something else."""
     assert line.endswith(r" \\") and not line.startswith(("[", "*"))
     cells, depth, maths, text, at = [], 0, False, "", 0
-    line = line.removesuffix(r" \\")
+    line = line.removesuffix(r" \\").replace("~", " ")
     while at < len(line):
         found = re.compile(r"\\[A-Za-z]+|\\.|--|.").match(line, at)
         token, at = found[0], found.end()
