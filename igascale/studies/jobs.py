@@ -90,11 +90,13 @@ class Launching:
         num_processes: ranks; ``None``: one per GPU.
         options: further options of ``igascale launch``, such as ``("--backend", "local")``.
         environ: variables on top of this process's.
+        at_a_time: how many jobs share this machine, which its times suffer from.
     """
 
     num_processes: int | None = None
     options: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
+    at_a_time: int = 1
 
     def command(self, config: RunConfig) -> list[str]:
         """The verb and its options.
@@ -173,6 +175,7 @@ def run_job(
         if record.state == FAILED and not retry_failed:
             return Outcome(job, FAILED, record.reason, True, record.seconds)
         record.wanted, record.state, record.reason = wanted, RUNNING, ""
+        record.at_a_time = max(record.at_a_time, launching.at_a_time)
         record.write(job.records)
         write_atomically(job.records / records.CONFIG, config.to_yaml())
         work = _Work(job, record, launching.environ, processes, on_stage)

@@ -68,6 +68,7 @@ class Record:
         evaluation: SHA-256 of the finished ``evaluation.json``.
         process: who works on it, or did last.
         seconds: of this job's processes, over all starts.
+        at_a_time: most jobs that ran beside it and itself.
     """
 
     wanted: Wanted | None = None
@@ -77,6 +78,7 @@ class Record:
     evaluation: str | None = None
     process: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    at_a_time: int = 1
 
     def write(self, folder: Path) -> None:
         """Replace the file."""
