@@ -8,7 +8,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from igascale.step import StepReport
 
 METRICS = "metrics.jsonl"
 ADAPTER_METRICS = "adapter_metrics.jsonl"
+_MOST_RANKS = 64  # whose memory is listed at every step; of more, only the largest
 
 
 class RunLog:
@@ -43,8 +44,18 @@ class RunLog:
         self._adapters = _JsonLines(folder / ADAPTER_METRICS, resume_step)
         self._boards = open_boards(folder, config, resume_step)
 
-    def train(self, step: int, report: StepReport, domains: tuple[str, ...], **figures: float) -> None:
-        """Record an optimizer step; ``figures`` are lr, tokens, seconds, ..."""
+    def train(
+        self, step: int, report: StepReport, domains: tuple[str, ...], memory: Sequence[int] = (), **figures: float
+    ) -> None:
+        """Record an optimizer step.
+
+        Args:
+            step: counted from 1.
+            report: what it did.
+            domains: names, in the report's order.
+            memory: most bytes that each rank had held when the step's gradients were summed; this rank's is taken anew, after the step.
+            figures: lr, tokens, seconds, ...
+        """
         if self._metrics is None or self._adapters is None or not (step % self.every == 0 or report.skipped):
             return
         scalars = {
@@ -62,7 +73,10 @@ class RunLog:
             if report.cosines
         }
         nested = {"losses": losses, "hook": report.stats, "cosines": cosines, "skipped": report.skipped}
-        self._metrics.write({"kind": "train", "step": step, **scalars, **nested, "peak_memory_bytes": peak_memory()})
+        held: dict[str, Any] = {"peak_memory_bytes": max(peak_memory(), *memory, 0)}
+        if 1 < len(memory) <= _MOST_RANKS:
+            held["peak_memory_by_rank"] = list(memory)
+        self._metrics.write({"kind": "train", "step": step, **scalars, **nested, **held})
         if report.adapter_cosines:
             record = {
                 fqn: {"cosines": c, **report.adapter_stats.get(fqn, {})} for fqn, c in report.adapter_cosines.items()

@@ -25,7 +25,7 @@ from igascale.isomers.encode import Example
 from igascale.loss import domain_token_losses
 from igascale.loss_record import auxiliary_sums
 from igascale.memory import explain, is_out_of_memory
-from igascale.metrics import RunLog
+from igascale.metrics import RunLog, peak_memory
 from igascale.progress import Reporter
 from igascale.replicas import check_replicas
 from igascale.resuming.restore import restore, rng_seed
@@ -180,7 +180,9 @@ class Trainer:
             self.lifeline.figures(self.data.total_steps, seconds, own, loss)
             recent.append(seconds)
             self.counters["tokens"] += tokens
-            self.log.train(self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds)
+            self.log.train(
+                self.step, report, self.domains, lr=lr, tokens=tokens, seconds=seconds, memory=self._memory(report)
+            )
             self.status.beat(self.step)
             eta = sum(recent) / len(recent) * (self.data.total_steps - self.step)
             self.reporter.step(self.step, report, self.domains, lr, tokens / seconds, eta)
@@ -269,10 +271,19 @@ class Trainer:
             aux_sums=sets.get("aux"),
             aux_value_D=aux_D if self.hook.auxiliary else None,
             noise=capture.noise,
-            counts=(tokens, vote(self.lifeline.stop_signal), *flags),
+            counts=(
+                tokens,
+                vote(self.lifeline.stop_signal),
+                *flags,
+                *(peak_memory() * (rank == comm.rank) for rank in range(comm.world_size)),
+            ),
             pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])
+
+    def _memory(self, report: StepReport) -> list[int]:
+        """Most bytes that each rank had held when it came to this step's reduction."""
+        return [int(held) for held in report.counts[-self.engine.comm.world_size :]]
 
     def _rows(self, num_groups: int) -> int:
         """Instances per forward pass on a rank with so many groups of the step."""

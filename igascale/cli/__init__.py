@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": "igascale.cli.doctor",
     "checkpoint": "igascale.cli.checkpoint",
     "eval": "igascale.cli.eval",
+    "compare": "igascale.cli.compare",
     "study": "igascale.cli.study",
     "merge": "igascale.cli.merge",
     "runs": "igascale.cli.runs",

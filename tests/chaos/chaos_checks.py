@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 #: Figures of a step that differ between two runs of the same mathematics.
-_OF_THE_MACHINE = {"seconds", "peak_memory_bytes"}
+_OF_THE_MACHINE = {"seconds", "peak_memory_bytes", "peak_memory_by_rank"}
 #: What tells of starts: a run that was resumed has more of it.
 _OF_STARTS = {"logs", "launches.jsonl", "resumes.jsonl"}
 

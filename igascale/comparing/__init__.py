@@ -1,0 +1,1 @@
+"""Evaluations side by side: differences on the same problems, and what lm-evaluation-harness says of the same documents."""
