@@ -72,6 +72,20 @@ def locate(path: str | Path) -> Located:
     )
 
 
+def locate_run(path: str | Path) -> Located:
+    """A run folder, whether or not its training has finished; without an adapter.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{path}: no such run folder; see `igascale runs ls`")
+    if not (folder / RUN_CONFIG).is_file():
+        raise UserError(f"{path} is not a run folder (it has no {RUN_CONFIG}); see `igascale runs ls`")
+    return Located(str(path), run=folder, run_config=_read_run_config(folder / RUN_CONFIG))
+
+
 def read_adapter_config(adapter: Path) -> dict[str, Any]:
     """The parsed ``adapter_config.json`` of a PEFT folder."""
     file = adapter / ADAPTER_CONFIG

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import sys
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from igascale.isomers.schema import IsomerGroup
 
 
 @click.command("eval")
 @click.argument("model", metavar="MODEL_OR_ADAPTER_OR_RUN")
 @click.option("--id", "id_file", metavar="FILE", help="Held-out groups of the training domains (JSONL).")
 @click.option("--ood", "ood_file", metavar="FILE", help="Groups of domains that training never saw (JSONL).")
+@click.option("--limit-groups", type=click.IntRange(min=1), help="Only the first N groups of each file.")
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    metavar="NAME=SOURCE",
+    help="A public benchmark and its file, folder or Hub id (igascale data benchmark NAME says how to get it); repeatable. "
+    "The run's own files are then left out, unless --id names them.",
+)
+@click.option("--subset", "subsets", multiple=True, metavar="NAME=SPLIT", help="Only this published split; repeatable.")
+@click.option(
+    "--benchmark-split",
+    default="sides",
+    show_default=True,
+    type=click.Choice(["sides", "all"]),
+    help="ID and OOD apart, as far as the public files allow it, or all problems together.",
+)
+@click.option(
+    "--held-out",
+    multiple=True,
+    metavar="NAME=LABEL",
+    help="Make this subject or reasoning type the OOD side instead, and all others ID; repeatable.",
+)
+@click.option("--limit-problems", type=click.IntRange(min=1), help="At most N problems of each side of a benchmark.")
+@click.option("--password", help="Of an encrypted zip archive (ReClor).")
 @click.option("--base", metavar="PATH", help="Base model of an adapter.  [default: the one the adapter names]")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Sequences at a time.")
 @click.option(
@@ -22,7 +44,6 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Limit per answer.  [default: 512, or what the model has room for]",
 )
-@click.option("--limit-groups", type=click.IntRange(min=1), help="Only the first N groups of each file.")
 @click.option(
     "--lcs-text",
     default="prompt",
@@ -38,22 +59,18 @@ if TYPE_CHECKING:
     help="Precision to compute in; auto is the stored one.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ...  [default: a CUDA GPU where there is one]")
+@click.option(
+    "--num-processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Share the answering between so many processes on this machine; on GPUs one each.",
+)
+@click.option("--checkpoint", metavar="STEP|latest|best|all", help="Checkpoints of a run instead of its final adapter.")
+@click.option("--watch", is_flag=True, help="Each checkpoint of a run as it is written, until the run ends.")
 @click.option("--out", metavar="DIR", help="Where the result goes.  [default: RUN/evaluation, or evaluation/]")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier evaluation in the output folder.")
-def command(
-    model: str,
-    id_file: str | None,
-    ood_file: str | None,
-    base: str | None,
-    batch_size: int,
-    max_new_tokens: int | None,
-    limit_groups: int | None,
-    lcs_text: str,
-    dtype: str,
-    device: str | None,
-    out: str | None,
-    overwrite: bool,
-) -> None:
+def command(model: str, **options: Any) -> None:
     """Measure accuracy in and out of distribution, the gap between them, and LCS.
 
     MODEL_OR_ADAPTER_OR_RUN is a model folder or Hub id, a PEFT adapter folder, or a run folder, whose final
@@ -65,90 +82,17 @@ def command(
       igascale eval runs/iga
       igascale eval runs/iga/adapter --id data/validation.jsonl --ood data/ood.jsonl --out results/iga
       igascale eval meta-llama/Llama-3.2-1B --id data/validation.jsonl --limit-groups 50
+      igascale eval runs/iga --benchmark math=MATH/test --benchmark logiqa2=LogiQA2.0 --out results/public
+      igascale eval runs/iga --checkpoint all
+      igascale eval runs/iga --watch                        beside the training, until it ends
 
-    Writes evaluation.json (the numbers) and samples.jsonl (every answer).
+    Writes evaluation.json (the numbers) and samples.jsonl (every answer); of checkpoints, into a folder each
+    (step-00000120). Interrupted, even by kill -9, the same command goes on. docs/evaluation.md says more.
     """
-    from igascale.errors import UserError
-    from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, write_result
-    from igascale.locate import locate
+    from igascale.cli.eval_run import evaluate, evaluate_checkpoints
 
-    located = locate(model)
-    id_file = id_file or located.setting("data.validation")
-    ood_file = ood_file or located.setting("data.ood")
-    if id_file is None:
-        hint = (
-            " (the run names none)" if located.run else "" if Path(model).exists() else f" (there is no folder {model})"
-        )
-        raise UserError(f"no groups to evaluate on; give --id FILE{hint}")
-    folder = Path(out) if out else (located.run / "evaluation" if located.run else Path("evaluation"))
-    if not overwrite:
-        for name in (RESULT_FILE, SAMPLES_FILE):
-            if (folder / name).exists():
-                raise UserError(f"{folder / name} exists; choose another --out, or pass --overwrite")
-    # Read before the model is loaded: a broken file should not cost minutes.
-    id_groups, ood_groups = _read(id_file, limit_groups), _read(ood_file, limit_groups) if ood_file else None
-    notes: list[str] = []
-    if located.run:
-        from igascale.evaluation.of_run import in_distribution, leakage_note
-
-        section = located.run_config.get("data", {})
-        if id_file == located.setting("data.validation"):
-            id_groups, notes = in_distribution(id_groups, section)
-        notes += leakage_note(section)
-
-    from igascale.evaluation.evaluate import evaluate_model, load_for_evaluation
-    from igascale.evaluation.tables import evaluation_table
-
-    loaded, tokenizer = load_for_evaluation(model, base=base, dtype=dtype, device=device)
-    from rich.console import Console
-
-    console = Console()
-    with _Bar() as bar:
-        result = evaluate_model(
-            loaded,
-            tokenizer,
-            id_groups,
-            ood_groups,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            lcs_text=lcs_text,
-            progress=bar.update,
-        )
-    result.settings.update({"model": model, "id_file": id_file, "ood_file": ood_file, "limit_groups": limit_groups})
-    result.settings["notes"] = "; ".join(notes) or None
-    write_result(result, folder)
-    console.print(evaluation_table(result, title=model))
-    for note in notes:
-        console.print(note, style="bold yellow", soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"Written: {folder / RESULT_FILE}, {folder / SAMPLES_FILE}", soft_wrap=True, highlight=False, markup=False
-    )
-
-
-def _read(file: str, limit: int | None) -> list[IsomerGroup]:
-    from igascale.isomers.schema import read_groups
-
-    return read_groups(Path(file))[:limit]
-
-
-class _Bar:
-    """A progress bar on stderr with one line per stage."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, TaskID
-
-        self._progress = Progress(console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done)
+    try:
+        (evaluate_checkpoints if options["watch"] or options["checkpoint"] else evaluate)(model, options)
+    except KeyboardInterrupt:
+        click.echo("stopped; what was answered is kept: the same command goes on", err=True)
+        sys.exit(0 if options["watch"] else 130)

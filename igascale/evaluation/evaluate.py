@@ -2,29 +2,92 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igascale.errors import UserError
-from igascale.evaluation.accuracy import Sample, breakdown, score
+from igascale.evaluation.accuracy import Sample
+from igascale.evaluation.answering import ALONE, Asked, Progress, Share, answer_share, wait_for_others
 from igascale.evaluation.consistency import consistency, penultimate_layer
-from igascale.evaluation.generation import check_room, end_tokens, generate, max_positions
+from igascale.evaluation.generation import enough_memory, max_positions
+from igascale.evaluation.generator import Generator
 from igascale.evaluation.loading import load_for_evaluation
-from igascale.evaluation.results import ISOMERS, Consistency, EvaluationResult, SplitResult, SuiteResult
+from igascale.evaluation.local import DEFAULT_MAX_NEW_TOKENS, LocalGenerator, token_limit
+from igascale.evaluation.results import Consistency, EvaluationResult, SplitResult, SuiteResult
+from igascale.evaluation.store import AnswerStore, Kept
+from igascale.evaluation.suites import IsomerSuite, Suite
 from igascale.isomers.encode import encode_example, encode_prompt
 from igascale.isomers.schema import IsomerGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "evaluate_model", "load_for_evaluation"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "evaluate", "evaluate_model", "evaluate_suites", "load_for_evaluation"]
 
-DEFAULT_MAX_NEW_TOKENS = 512
 LCS_TEXTS = ("prompt", "full")
 
-Progress = Callable[[str, int, int], None]
+#: What is measured of the isomer groups of a side, beside the accuracy.
+Measure = Callable[[str, Sequence[IsomerGroup]], Consistency | None]
+
+
+def evaluate(
+    generator: Generator,
+    suites: Sequence[Suite],
+    store: AnswerStore,
+    *,
+    share: Share = ALONE,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult | None:
+    """Accuracy of any generator.
+
+    Args:
+        generator: a model in this process, or a server.
+        suites: what is asked.
+        store: keeps the answers; those that are in it already are not asked for again.
+        share: this process's part of the questions; the first process waits for the answers of the others.
+        measure: the consistency of a side's groups; needs the model itself.
+        progress: called with (stage, done, in all).
+
+    Returns:
+        The result; ``None`` on all processes but the first.
+    """
+    asked = Asked(suites, store)
+    answer_share(generator, asked, share, progress)
+    if share.rank > 0:
+        return None
+    wait_for_others(asked, progress)
+    results: dict[str, SuiteResult] = {}
+    samples: list[Sample] = []
+    for suite in suites:
+        sides: dict[str, SplitResult] = {}
+        for one, side, _, keys in asked.sides:
+            if one is suite:
+                sides[side], scored = _side(suite, side, asked.answers(keys), measure)
+                samples += scored
+        results[suite.name] = replace(SuiteResult.of(sides.get("id"), sides.get("ood")), all=sides.get("all"))
+    settings = generator.settings()
+    for suite in suites:
+        settings |= suite.settings()
+    return EvaluationResult(results, settings, samples)
+
+
+def _side(suite: Suite, side: str, kept: Sequence[Kept], measure: Measure | None) -> tuple[SplitResult, list[Sample]]:
+    samples = suite.score(side, [each.answered for each in kept])
+    parts = suite.breakdown(side, samples)
+    groups = suite.groups(side)
+    result = SplitResult(
+        accuracy=parts.overall,
+        per_domain=parts.per_domain,
+        per_kind=parts.per_kind,
+        consistency=measure(side, groups) if measure is not None and groups else None,
+        unfinished=sum(not sample.finished for sample in samples) / len(samples),
+        seconds=sum(each.seconds for each in kept),
+    )
+    return result, samples
 
 
 def evaluate_model(
@@ -32,59 +95,88 @@ def evaluate_model(
     tokenizer: Any,
     id_groups: Sequence[IsomerGroup],
     ood_groups: Sequence[IsomerGroup] | None = None,
+    **options: Any,
+) -> EvaluationResult:
+    """Greedy chain-of-thought accuracy and LCS on held-out groups.
+
+    Args:
+        model: as in :func:`evaluate_suites`.
+        tokenizer: as in training.
+        id_groups: held-out groups of the training domains.
+        ood_groups: groups of unseen domains.
+        options: those of :func:`evaluate_suites`.
+
+    Raises:
+        UserError: a set is empty, or a prompt leaves no room for an answer.
+    """
+    result = evaluate_suites(model, tokenizer, [IsomerSuite(id_groups, ood_groups)], **options)
+    assert result is not None
+    return result
+
+
+def evaluate_suites(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    suites: Sequence[Suite],
     *,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     lcs_text: str = "prompt",
     lcs_layer: int | None = None,
+    answers: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    share: Share = ALONE,
     progress: Progress | None = None,
-) -> EvaluationResult:
-    """Greedy chain-of-thought accuracy and LCS on held-out groups.
+) -> EvaluationResult | None:
+    """Greedy chain-of-thought accuracy, and LCS of isomer groups.
 
     Args:
         model: causal LM, plain or PEFT; put in evaluation mode here, and its mode restored.
         tokenizer: as in training.
-        id_groups: held-out groups of the training domains.
-        ood_groups: groups of unseen domains.
+        suites: what is asked.
         batch_size: sequences per forward.
         max_new_tokens: limit per answer; by default 512, or what the model's positions leave beside the
-            longest prompt of both sets, if that is less.
+            longest prompt of all suites, if that is less.
         lcs_text: what the token average of LCS is over: ``prompt`` (the problem, before the model wrote
             anything), or ``full`` (problem and reference solution).
         lcs_layer: index into ``hidden_states``; the penultimate layer by default.
+        answers: folder in which answers are kept as they come; an interrupted evaluation goes on from there.
+        identity: tells this model's bytes from any other's, for that folder.
+        share: see :func:`evaluate`.
         progress: called with (stage, done, in all).
 
+    Returns:
+        The result; ``None`` on all processes but the first.
+
     Raises:
-        UserError: a set is empty, or a prompt leaves no room for an answer.
+        UserError: a prompt leaves no room for an answer, memory runs out, or the folder cannot be written.
     """
     if lcs_text not in LCS_TEXTS:
         raise UserError(f"lcs_text is '{lcs_text}'; known: {', '.join(LCS_TEXTS)}")
-    if batch_size < 1:
-        raise UserError(f"batch size is {batch_size}; it must be at least 1")
-    splits = {"id": list(id_groups)} | ({} if ood_groups is None else {"ood": list(ood_groups)})
-    for name, groups in splits.items():
-        if not groups:
-            raise UserError(f"the {name.upper()} set has no groups; nothing can be evaluated")
-    prompts = {
-        name: [encode_prompt(tokenizer, instance.problem) for group in groups for instance in group.instances]
-        for name, groups in splits.items()
-    }
-    limit = _token_limit(model, [ids for split in prompts.values() for ids in split], max_new_tokens)
+    prompts = [question.prompt for suite in suites for side in suite.sides for question in suite.questions(side)]
+    limit = token_limit(model, tokenizer, prompts, max_new_tokens)
+    generator = LocalGenerator(model, tokenizer, limit, batch_size)
     layer = penultimate_layer(model) if lcs_layer is None else lcs_layer
-    how = _How(model, tokenizer, limit, layer, lcs_text, batch_size, progress)
+    how = _How(model, tokenizer, layer, lcs_text, batch_size, progress)
+    store = AnswerStore(generator.settings() | {"identity": dict(identity or {})}, answers, share.rank)
+    try:
+        with _evaluating(model):
+            result = evaluate(generator, suites, store, share=share, measure=how.measure, progress=progress)
+    finally:
+        store.close()
+    if result is not None:
+        result.settings.update(how.settings())
+    return result
 
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        found = {name: _evaluate_split(how, name, groups, prompts[name]) for name, groups in splits.items()}
+        yield
     finally:
         model.train(was_training)
-
-    return EvaluationResult(
-        suites={ISOMERS: SuiteResult.of(*(found[name][0] if name in found else None for name in ("id", "ood")))},
-        settings=_settings(how),
-        samples=[sample for _, samples in found.values() for sample in samples],
-    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +185,6 @@ class _How:
 
     model: PreTrainedModel
     tokenizer: Any
-    limit: int
     layer: int
     lcs_text: str
     batch_size: int
@@ -104,37 +195,19 @@ class _How:
         report = self.progress
         return None if report is None else lambda done, total: report(name, done, total)
 
+    def measure(self, side: str, groups: Sequence[IsomerGroup]) -> Consistency | None:
+        """LCS of a side."""
+        prompts = [encode_prompt(self.tokenizer, instance.problem) for group in groups for instance in group.instances]
+        with enough_memory(self.batch_size):
+            return _consistency(self, side, groups, prompts)
 
-def _evaluate_split(
-    how: _How, name: str, groups: Sequence[IsomerGroup], prompts: Sequence[list[int]]
-) -> tuple[SplitResult, list[Sample]]:
-    started = time.perf_counter()
-    generations = generate(
-        how.model,
-        prompts,
-        eos_ids=end_tokens(how.model, how.tokenizer),
-        max_new_tokens=how.limit,
-        batch_size=how.batch_size,
-        progress=how.stage(f"{name.upper()} answers"),
-    )
-    seconds = time.perf_counter() - started
-    samples = score(
-        groups,
-        [how.tokenizer.decode(generation.tokens, skip_special_tokens=True) for generation in generations],
-        [len(generation.tokens) for generation in generations],
-        [generation.finished for generation in generations],
-        split=name,
-    )
-    parts = breakdown(samples)
-    result = SplitResult(
-        accuracy=parts.overall,
-        per_domain=parts.per_domain,
-        per_kind=parts.per_kind,
-        consistency=_consistency(how, name, groups, prompts),
-        unfinished=sum(not sample.finished for sample in samples) / len(samples),
-        seconds=seconds,
-    )
-    return result, samples
+    def settings(self) -> dict[str, str | int | float | bool | None]:
+        """Beside those of the generator."""
+        return {
+            "lcs_text": self.lcs_text,
+            "lcs_layer": self.layer,
+            "interval": "95%, Wilson with the effective sample size of clustering by group",
+        }
 
 
 def _consistency(
@@ -152,30 +225,3 @@ def _consistency(
         return None
     stage = how.stage(f"{name.upper()} consistency")
     return consistency(how.model, grouped, layer=how.layer, batch_size=how.batch_size, progress=stage)
-
-
-def _settings(how: _How) -> dict[str, str | int | float | bool | None]:
-    parameter = next(how.model.parameters())
-    return {
-        "decoding": "greedy",
-        "max_new_tokens": how.limit,
-        "batch_size": how.batch_size,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
-        "lcs_text": how.lcs_text,
-        "lcs_layer": how.layer,
-        "interval": "95%, Wilson with the effective sample size of clustering by group",
-    }
-
-
-def _token_limit(model: PreTrainedModel, prompts: Sequence[list[int]], asked: int | None) -> int:
-    """One limit for all prompts of both sets, so that no answer depends on what it is batched with."""
-    room = max_positions(model)
-    longest = max(len(prompt) for prompt in prompts)
-    limit = asked
-    if limit is None:
-        limit = DEFAULT_MAX_NEW_TOKENS if room is None else min(DEFAULT_MAX_NEW_TOKENS, room - longest)
-        if limit < 1:
-            raise UserError(f"the longest prompt has {longest} tokens, the model only {room} positions")
-    check_room(model, prompts, limit)
-    return limit

@@ -6,7 +6,8 @@ Shape legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,15 +62,20 @@ def generate(
         UserError: prompt and continuation would not fit into the model's positions.
     """
     check_room(model, prompts, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    order = by_length(prompts)
     results: list[Generation | None] = [None] * len(prompts)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        for row, generation in zip(rows, _decode([prompts[i] for i in rows], model, eos_ids, max_new_tokens)):
+        for row, generation in zip(rows, decode_batch(model, [prompts[i] for i in rows], eos_ids, max_new_tokens)):
             results[row] = generation
         if progress is not None:
             progress(min(start + batch_size, len(order)), len(order))
     return [result for result in results if result is not None]
+
+
+def by_length(prompts: Sequence[list[int]]) -> list[int]:
+    """Indices, the longest prompt first; prompts of one length in their own order."""
+    return sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
 
 
 def check_room(model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
@@ -130,6 +136,43 @@ def pad(sequences: Sequence[list[int]], side: str, device: torch.device) -> tupl
         mask_BT[row, real] = 1
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     return ids_BT.to(device), mask_BT.to(device), positions_BT.to(device)
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn running out of memory into advice.
+
+    Raises:
+        UserError: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        out = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not out:
+            raise
+        less = (
+            f"a smaller --batch-size (it is {batch_size})"
+            if batch_size > 1
+            else "fewer --max-new-tokens, or another device"
+        )
+        raise UserError(f"out of memory while the model answers; try {less}") from None
+
+
+@torch.no_grad()
+def decode_batch(
+    model: PreTrainedModel, prompts: list[list[int]], eos_ids: Collection[int], max_new_tokens: int
+) -> list[Generation]:
+    """Continue prompts together; see :func:`generate`.
+
+    Rows that are done stay in the batch until all are: without them the others would be multiplied in another shape, which may
+    round otherwise.
+
+    Raises:
+        UserError: memory runs out.
+    """
+    with enough_memory(len(prompts)):
+        return _decode(prompts, model, eos_ids, max_new_tokens)
 
 
 def _decode(

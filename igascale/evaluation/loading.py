@@ -43,6 +43,25 @@ def load_for_evaluation(
     return model.eval().to(_device(device)), tokenizer
 
 
+def device_of_rank(asked: str | None, local_rank: int) -> str | None:
+    """The device of one of several processes on this machine: on GPUs one each.
+
+    Args:
+        asked: ``None`` or ``cuda`` shares the GPUs out; anything else is for all processes.
+        local_rank: the process, counted on this machine.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    if asked not in (None, "cuda") or not torch.cuda.is_available():
+        return asked
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"more processes than the {torch.cuda.device_count()} GPUs of this machine: one GPU each; start fewer, or --device cpu"
+        )
+    return f"cuda:{local_rank}"
+
+
 def _load_causal_lm(name: str, dtype: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from igascale.isomers.schema import IsomerGroup, domains_of
-from igascale.loading import look_over
 
 
 def in_distribution(groups: Sequence[IsomerGroup], section: Mapping[str, Any]) -> tuple[list[IsomerGroup], list[str]]:
@@ -26,6 +25,8 @@ def in_distribution(groups: Sequence[IsomerGroup], section: Mapping[str, Any]) -
     named, count = section.get("domains"), section.get("num_domains")
     if named is None and count is None:
         return list(groups), []
+    from igascale.loading import look_over  # needs torch
+
     trained = (tuple(named) if named else look_over(section["train"]).domains)[:count]
     others = [d for d in domains_of(groups) if d not in trained]
     if not others:

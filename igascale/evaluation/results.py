@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from igascale.errors import UserError
 from igascale.evaluation.accuracy import Accuracy, Sample, difference_interval
+from igascale.files import write_atomically
 
 RESULT_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -52,7 +53,7 @@ class SplitResult:
         consistency: at the layer the tables show.
         layers: at every layer that was asked for, in order.
         unfinished: share of texts that ran into the token limit.
-        seconds: wall time of the answers.
+        seconds: that the answers took, added up over processes and over the attempts of a resumed evaluation.
     """
 
     accuracy: Accuracy
@@ -73,6 +74,7 @@ class SuiteResult:
         ood: problems of unseen domains, or a benchmark's out-of-distribution side.
         delta_gap: ID accuracy minus OOD accuracy; ``None`` without both.
         delta_gap_low, delta_gap_high: its 95% interval.
+        all: the whole of a benchmark, where it was asked for instead of its sides.
     """
 
     id: SplitResult | None
@@ -80,6 +82,7 @@ class SuiteResult:
     delta_gap: float | None = None
     delta_gap_low: float | None = None
     delta_gap_high: float | None = None
+    all: SplitResult | None = None
 
     @classmethod
     def of(cls, id_: SplitResult | None, ood: SplitResult | None) -> SuiteResult:
@@ -91,8 +94,9 @@ class SuiteResult:
 
     @property
     def splits(self) -> dict[str, SplitResult]:
-        """What was measured, by ``id`` and ``ood``."""
-        return {name: split for name, split in (("id", self.id), ("ood", self.ood)) if split is not None}
+        """What was measured, by ``id``, ``ood`` and ``all``."""
+        sides = {"id": self.id, "ood": self.ood, "all": self.all}
+        return {name: split for name, split in sides.items() if split is not None}
 
 
 @dataclass(frozen=True)
@@ -145,10 +149,16 @@ def read_result(file: Path) -> EvaluationResult:
 
 
 def write_result(result: EvaluationResult, folder: Path) -> None:
-    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).unlink(missing_ok=True)
-    with (folder / SAMPLES_FILE).open("w", encoding="utf-8") as file:
-        for sample in result.samples:
-            file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
-    (folder / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
+    """``samples.jsonl``, then ``evaluation.json``: where the second is, the first is complete.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    lines = [json.dumps(sample.to_dict(), ensure_ascii=False) + "\n" for sample in result.samples]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        write_atomically(folder / SAMPLES_FILE, "".join(lines))
+        write_atomically(folder / RESULT_FILE, result.to_json())
+    except OSError as error:
+        raise UserError(f"{folder}: the result cannot be written ({error.strerror}); choose another --out") from None
