@@ -257,8 +257,7 @@ class _Work:
             record.write(job.records)
         if not _evaluated(job, record) and job.evaluation is not None:
             assert record.wanted
-            subject = [str(job.folder)] if job.trains else self._base(record.wanted.config)
-            ended = self._run(EVALUATION, ["eval", *subject, *job.evaluation, "--overwrite"])
+            ended = self._run(EVALUATION, evaluation_command(job, record.wanted.config))
             if ended != (FINISHED, ""):
                 return ended
             if not job.result.is_file():
@@ -297,8 +296,17 @@ class _Work:
             return f"{self.record.wanted.config['data']['train']} changed while the job began; remove {self.job.folder}"
         return ""
 
-    def _base(self, config: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-        data, given = config["data"], self.job.evaluation or ()
-        files = [("--id", data["validation"]), ("--ood", data["ood"])]
-        named = [part for option, file in files if file and option not in given for part in (option, file)]
-        return [str(config["model"]["path"]), *named, "--out", str(self.job.folder / "evaluation")]
+
+def evaluation_command(job: Job, config: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """``igascale eval`` of a job that is trained; the configuration's held-out files are named, since a benchmark would displace them.
+
+    Args:
+        job: with an evaluation.
+        config: its resolved configuration.
+    """
+    data, given = config["data"], job.evaluation or ()
+    files = [("--id", data["validation"]), ("--ood", data["ood"])]
+    named = [part for option, file in files if file and option not in given for part in (option, file)]
+    subject = str(job.folder) if job.trains else str(config["model"]["path"])
+    # Answers that an interrupted evaluation had are kept, and used again, also with --overwrite.
+    return ["eval", subject, *named, *given, "--out", str(job.folder / "evaluation"), "--overwrite"]

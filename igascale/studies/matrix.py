@@ -14,7 +14,7 @@ import yaml
 from igascale.errors import UserError
 from igascale.studies.jobs import Job
 from igascale.studies.queue import check_distinct
-from igascale.studies.schema import Entry, Evaluation, Settings, Study
+from igascale.studies.schema import Entry, Settings, Study
 
 RUNS = "runs"
 BASE_MODEL = "base model"
@@ -84,7 +84,7 @@ def _rows(study: Study, entry: Entry, out: Path, overrides: Sequence[str]) -> It
                 config=Path(entry.base or study.base),
                 overrides=(*arguments, f"seed={seed}"),
                 method=entry.method,
-                evaluation=evaluation_arguments(study.eval),
+                evaluation=evaluation_arguments(study),
             )
         # A point of an axis is no row of the paper; the method that names the same setting is.
         stands_for = entry.stands_for or (entry.method if not point else None)
@@ -97,23 +97,25 @@ def _base_model(study: Study, out: Path, overrides: Sequence[str]) -> Row:
         folder=out / RUNS / _slug(BASE_MODEL),
         config=Path(study.base),
         overrides=(*_overrides(study.set), *overrides),
-        evaluation=evaluation_arguments(study.eval),
+        evaluation=evaluation_arguments(study),
         trains=False,
     )
     return Row(BASE_MODEL, None, None, dict(study.set), (), {None: job})
 
 
-def evaluation_arguments(section: Evaluation) -> tuple[str, ...]:
+def evaluation_arguments(study: Study) -> tuple[str, ...]:
     """The ``eval`` section as options of ``igascale eval``."""
-    found: list[str] = []
-    for name in ("id", "ood", "max_new_tokens", "batch_size", "limit_groups", "lcs_text", "dtype", "device"):
+    section, found = study.eval, list[str]()
+    plain = ("id", "ood", "max_new_tokens", "batch_size", "limit_groups", "limit_problems", "num_processes", "lcs_text", "dtype")
+    for name in (*plain, "device"):
         if (value := getattr(section, name)) is not None:
             found += [f"--{name.replace('_', '-')}", str(value)]
     for name, path in section.benchmarks.items():
         found += ["--benchmark", f"{name}={path}"]
-    if section.layers:
-        found += ["--layers", ",".join(map(str, section.layers))]
-    return tuple(found)
+    layers = section.layers or ("table5" if 5 in study.tables else None)
+    if layers:
+        found += ["--layers", layers if isinstance(layers, str) else ",".join(map(str, layers))]
+    return (*found, *section.options)
 
 
 def written(value: Any) -> str:

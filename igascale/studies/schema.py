@@ -56,13 +56,18 @@ class Evaluation(_Strict):
     id: str | None = Field(None, description="null: the configuration's data.validation")
     ood: str | None = Field(None, description="null: the configuration's data.ood")
     benchmarks: dict[str, str] = Field({}, description="name: file or folder, see docs/benchmarks.md")
-    layers: list[int] | None = Field(None, description="hidden states whose consistency Table 5 shows")
+    layers: list[int] | str | None = Field(
+        None, description="hidden states whose consistency is measured, as --layers; null: table5 where Table 5 is asked for"
+    )
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     limit_groups: int | None = Field(None, ge=1, description="only the first so many groups of each file")
+    limit_problems: int | None = Field(None, ge=1, description="at most so many of each side of a benchmark")
+    num_processes: int | None = Field(None, ge=1, description="that share the answering")
     lcs_text: Literal["prompt", "full"] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+    options: list[str] = Field([], description="any others of `igascale eval`")
 
 
 class Launch(_Strict):
