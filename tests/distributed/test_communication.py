@@ -72,7 +72,7 @@ def expected_operations(case, found, world):
     shares = [0] * world
     for fqn, owner in found["owners"].items():
         shares[owner] += P[fqn] * (2 if case == "iga" else 1) + 2 * (D * D + 3 + found["statistics"])
-    small = {"irm": 3 * D + 4}.get(case, 2 * D + 4) + (2 * D * D * (N + 1) if case.startswith("iga") else 0)
+    small = {"irm": 3 * D + 4}.get(case, 2 * D + 4) + world + (2 * D * D * (N + 1) if case.startswith("iga") else 0)
     return {
         "reduce": [D * n for _ in range(sets) for n in P.values()],
         "all_reduce": [small, 1, *([D * D] if case == "pcgrad" else [])],
