@@ -200,7 +200,10 @@ def _check(job: Job, config: RunConfig, wanted: records.Wanted, record: records.
     evaluation = job.folder / "evaluation"
     if not evaluation.exists():
         return
-    if changes := records.evaluation_changes(record.wanted, wanted):
+    changes = records.evaluation_changes(record.wanted, wanted)
+    if not job.trains and record.wanted.model != wanted.model:
+        changes.append(f"{config.model.path} is another model")
+    if changes:
         raise UserError(
             f"job {job.name} was evaluated with other settings: {'; '.join(changes)}. Put them back, or remove {evaluation} to "
             "evaluate it again"

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from igascale.config import read_yaml
 from igascale.errors import UserError
 from igascale.studies.jobs import Job
 from igascale.studies.queue import check_distinct
@@ -70,18 +71,21 @@ def build(study: Study, out: Path, overrides: Sequence[str] = ()) -> list[Row]:
 
 def _rows(study: Study, entry: Entry, out: Path, overrides: Sequence[str]) -> Iterator[Row]:
     axes = study.axes | entry.axes
+    base = Path(entry.base or study.base)
+    # What a search found for one rule says nothing of another that is put in its place.
+    inherited = entry.method is not None and bool(read_yaml(base).get("selection"))
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values))
         told = ", ".join(f"{key}={written(value)}" for key, value in point.items())
         name = entry.title + (f" [{told}]" if told else "")
-        common = study.set | entry.set
+        common = ({"selection": None} if inherited else {}) | study.set | entry.set
         arguments = (*_overrides(common), *overrides, *_overrides(point))
         jobs: dict[int | None, Job] = {}
         for seed in study.seeds:
             jobs[seed] = Job(
                 name=f"{name}, seed {seed}",
                 folder=out / RUNS / _slug(f"{entry.title} {told} seed{seed}"),
-                config=Path(entry.base or study.base),
+                config=base,
                 overrides=(*arguments, f"seed={seed}"),
                 method=entry.method,
                 evaluation=evaluation_arguments(study),
@@ -106,7 +110,17 @@ def _base_model(study: Study, out: Path, overrides: Sequence[str]) -> Row:
 def evaluation_arguments(study: Study) -> tuple[str, ...]:
     """The ``eval`` section as options of ``igascale eval``."""
     section, found = study.eval, list[str]()
-    plain = ("id", "ood", "max_new_tokens", "batch_size", "limit_groups", "limit_problems", "num_processes", "lcs_text", "dtype")
+    plain = (
+        "id",
+        "ood",
+        "max_new_tokens",
+        "batch_size",
+        "limit_groups",
+        "limit_problems",
+        "num_processes",
+        "lcs_text",
+        "dtype",
+    )
     for name in (*plain, "device"):
         if (value := getattr(section, name)) is not None:
             found += [f"--{name.replace('_', '-')}", str(value)]

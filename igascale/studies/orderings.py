@@ -93,7 +93,7 @@ def quantities(table: int, rows: Sequence[RowFindings]) -> list[Quantity]:
             found.append(Quantity("isomers OOD", column, results.accuracy(ISOMERS, "ood"), (ISOMERS, "ood")))
         found.append(Quantity("LCS", "lcs", results.lcs(), None, False, results.lcs_means_nothing()))
     if table == 1:
-        found.append(Quantity("gap", "gap", results.average_gap, None, False))
+        found.append(Quantity("gap", "gap", results.average_gap, None, False, results.gap_means_nothing))
     if table == 5:
         layers = sorted({lcs.layer for row in rows for f in row.found.values() for lcs in _layers(f)})
         for layer in layers:
@@ -193,7 +193,7 @@ def _judge(ordering: Ordering, better: RowFindings, worse: RowFindings, quantity
         return replace(ordering, why=f"nothing of {lacking}" if lacking else "no seed that both have")
     why = ""
     if quantity.meaningless is not None and (better.any(quantity.meaningless) or worse.any(quantity.meaningless)):
-        why = "at an accuracy that is not above chance, or with collapsed states, LCS means nothing"
+        why = "at an accuracy that is not above chance it means nothing, nor with collapsed states"
     elif quantity.side is not None and ordering.p is None:
         why = "the two were evaluated on other problems"
     elif ordering.low is None or ordering.high is None:

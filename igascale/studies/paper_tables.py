@@ -6,6 +6,7 @@ Table 3 is in :mod:`igascale.studies.efficiency_table`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from igascale.evaluation.results import ISOMERS, EvaluationResult
 from igascale.evaluation.significance import STD_OF, over_seeds
@@ -194,7 +195,8 @@ def _dim(text: str) -> Cell:
 
 def _accuracy(row: RowFindings, suite: str, side: str) -> Cell | None:
     at_chance = row.any(results.at_chance(suite, side))
-    return _cell(row, results.accuracy(suite, side), before="≈ " if at_chance else "")
+    cell = _cell(row, results.accuracy(suite, side), before="≈ " if at_chance else "")
+    return replace(cell, emphasis="dim") if cell is not None and at_chance else cell
 
 
 def _lcs_cells(row: RowFindings) -> tuple[Cell | None, Cell | None]:

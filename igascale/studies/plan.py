@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from igascale import status
 from igascale.config import RunConfig
 from igascale.errors import UserError
 from igascale.files import exists, write_atomically
 from igascale.studies import records
-from igascale.studies.jobs import FAILED, FINISHED, Job, Launching, check_job, finished_before
+from igascale.studies.jobs import FAILED, FINISHED, INTERRUPTED, RUNNING, Job, Launching, check_job, finished_before
 from igascale.studies.matrix import RUNS, Row
 from igascale.studies.schema import Evaluation, Launch, Study
 
 PLAN = "plan.json"
+_TOLD = 4  # problems that are told
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def look(rows: Sequence[Row]) -> list[Planned]:
                 state = record.state
                 if state == FINISHED and not finished_before(job, record):
                     state = "new"  # its files were removed since
+                elif state == RUNNING and status.is_gone(record.process):
+                    state = INTERRUPTED
                 found.append(Planned(row, seed, job, state, record.reason if state == FAILED else ""))
     return found
 
@@ -55,7 +59,7 @@ def check(rows: Sequence[Row], study: Study, launching: Launching) -> None:
     """Everything that can be wrong before a process starts: configurations, rules, files, what the folder holds already.
 
     Raises:
-        UserError: the problems of all jobs, each told once.
+        UserError: the problems of all jobs, each told once, the first of many.
     """
     problems: dict[str, None] = {}
     for text in _missing(study.eval):
@@ -67,7 +71,9 @@ def check(rows: Sequence[Row], study: Study, launching: Launching) -> None:
             except UserError as error:
                 problems[str(error)] = None
     if problems:
-        raise UserError("\n".join(problems))
+        told = list(problems)
+        more = [f"and {len(told) - _TOLD} more of this kind"] if len(told) > _TOLD else []
+        raise UserError("\n".join([*told[:_TOLD], *more]))
 
 
 def _check_run(job: Job, config: RunConfig, launching: Launching) -> None:
@@ -111,37 +117,55 @@ def launching_of(section: Launch, num_processes: int | None) -> Launching:
     return Launching(num_processes or section.num_processes, (*options, *section.options))
 
 
-def claim(out: Path, source: Path, rows: Sequence[Row], planned: Sequence[Planned]) -> list[str]:
-    """Make the folder this study's, or see that it is; a study may grow, and may not lose what it has.
+def check_folder(out: Path, source: Path, rows: Sequence[Row]) -> None:
+    """Refuse a folder that is something else, before a lock is put into it; a study may grow, and may not lose what it has.
 
     Args:
-        out: the folder; its lock is held.
+        out: the study's folder.
+        source: its file.
+        rows: what the file asks for now.
+
+    Raises:
+        UserError: the folder is no study's, or holds jobs that the file does not ask for.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out")
+    if out.is_dir() and not (out / PLAN).is_file() and any(p.name != records.LOCK for p in out.iterdir()):
+        raise UserError(f"{out} exists and holds no study; choose another --out (nothing was changed)")
+    folders = {job.folder.name for row in rows for job in row.jobs.values()}
+    if lost := [name for folder, name in _jobs_of(out).items() if folder not in folders]:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(
+            f"{out} was made from another study: it holds '{lost[0]}'{more}, which {source} does not ask for; choose another --out, "
+            "or put back what was taken out"
+        )
+
+
+def _jobs_of(out: Path) -> dict[str, str]:
+    """Folder -> name of the jobs that a study's folder was made for."""
+    path = out / PLAN
+    if not path.is_file():
+        return {}
+    try:
+        jobs = json.loads(path.read_text())["jobs"]
+        return {str(folder): str(name) for folder, name in jobs.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a study's plan ({error}); choose another --out") from None
+
+
+def claim(out: Path, source: Path, rows: Sequence[Row], planned: Sequence[Planned]) -> list[str]:
+    """Write down what the folder is of.
+
+    Args:
+        out: the folder, checked; its lock is held.
         source: the study's file.
         rows: of the study as it is now.
         planned: their jobs.
 
     Returns:
         What is worth saying: how many jobs are new in a folder that had some.
-
-    Raises:
-        UserError: the folder is something else, or holds jobs that the study does not ask for.
     """
-    path = out / PLAN
-    folders = {p.job.folder.name for p in planned}
-    before: dict[str, str] = {}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())["jobs"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a study's plan ({error}); choose another --out") from None
-        if lost := [name for folder, name in before.items() if folder not in folders]:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise UserError(
-                f"{out} was made from another study: it holds '{lost[0]}'{more}, which {source} does not ask for; choose another "
-                "--out, or put back what was taken out"
-            )
-    elif any(p.name != records.LOCK for p in out.iterdir()):
-        raise UserError(f"{out} exists and holds no study; choose another --out (nothing was changed)")
+    path, before, folders = out / PLAN, _jobs_of(out), {p.job.folder.name for p in planned}
     (out / RUNS).mkdir(exist_ok=True)
     plan = {
         "study": str(source),

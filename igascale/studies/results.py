@@ -197,6 +197,11 @@ def average_gap(result: EvaluationResult) -> float | None:
     return _average(result, [None if gap is None else 100 * gap for gap in gaps])
 
 
+def gap_means_nothing(result: EvaluationResult) -> bool:
+    """In distribution nothing was learnt either."""
+    return any(at_chance(suite, "id")(result) for suite in averaged(result))
+
+
 def averaged(result: EvaluationResult) -> list[str]:
     """The suites that an average is over."""
     return [suite for suite in result.suites if suite != ISOMERS] or [

@@ -56,6 +56,7 @@ def dry_run(source: Path, overrides: Sequence[str], options: Options, console: C
     out = options.out or Path("runs") / source.stem
     rows = matrix.build(study, out, overrides)
     launching = plan.launching_of(study.launch, options.num_processes)
+    plan.check_folder(out, source, rows)
     plan.check(rows, study, launching)
     planned = plan.look(rows)
     chosen = {id(p.job) for p in _choose(planned, options)}
@@ -85,9 +86,8 @@ def run_study(source: Path, overrides: Sequence[str], options: Options, console:
     launching = plan.launching_of(study.launch, options.num_processes)
     at_a_time = options.jobs or study.launch.jobs
     shares(launching, at_a_time)
+    plan.check_folder(out, source, rows)
     plan.check(rows, study, launching)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; choose another --out")
     with held(out, f"study {out}"), Signals() as signals:
         planned = plan.look(rows)
         for line in plan.claim(out, source, rows, planned):

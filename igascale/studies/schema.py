@@ -57,7 +57,8 @@ class Evaluation(_Strict):
     ood: str | None = Field(None, description="null: the configuration's data.ood")
     benchmarks: dict[str, str] = Field({}, description="name: file or folder, see docs/benchmarks.md")
     layers: list[int] | str | None = Field(
-        None, description="hidden states whose consistency is measured, as --layers; null: table5 where Table 5 is asked for"
+        None,
+        description="hidden states whose consistency is measured, as --layers; null: table5 where Table 5 is asked for",
     )
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
