@@ -41,7 +41,7 @@ class Display:
         self._above: RenderableType | None = None
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}  # stage -> when it began, and how much was done then
-        self._said = 0.0
+        self._said = time.monotonic()
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -78,7 +78,7 @@ class Display:
         """Begin with another evaluation."""
         for task in self._tasks.values():
             self._bar.remove_task(task)
-        self._tasks, self._began, self.title, self._said = {}, {}, title, 0.0
+        self._tasks, self._began, self.title = {}, {}, title
 
     def update(self, stage: str, done: int, total: int) -> None:
         """The stage is so far; 0 in all where that is not known."""
@@ -87,7 +87,7 @@ class Display:
             self._tasks[stage] = self._bar.add_task(stage, total=total or None, completed=done)
         self._bar.update(self._tasks[stage], completed=done, total=total or None)
         now = time.monotonic()
-        if not self._console.is_terminal and total and (now - self._said > _EVERY or done == total):
+        if not self._console.is_terminal and total and now - self._said > _EVERY:
             self._said = now
             print(f"{self.title}{stage}: {done}/{total}{self._left(stage, done, total)}", file=sys.stderr, flush=True)
 

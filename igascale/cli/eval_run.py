@@ -49,6 +49,7 @@ def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
     assert located.run is not None
     steps = [] if options["watch"] else checkpoints.choose(located.run, options["checkpoint"])
     request = _request(model, located, options)
+    request = replace(request, base=request.base or located.setting("model.path"))
     read_suites(request)  # a broken file is told before anything is waited for
     with Display() as display:
 
@@ -64,7 +65,7 @@ def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
                 display.say(_line(step, result))
 
         trail = Trail(
-            located, request, perform_one, options["overwrite"], display.say, row, display.update, options["watch"]
+            located.run, request, perform_one, options["overwrite"], display.say, row, display.update, options["watch"]
         )
         try:
             state = trail.watch() if options["watch"] else None

@@ -14,7 +14,7 @@ from igascale.errors import UserError
 from igascale.evaluation.request import Request
 from igascale.evaluation.results import RESULT_FILE, EvaluationResult, read_result
 from igascale.evaluation.store import ANSWERS
-from igascale.locate import ADAPTER_CONFIG, Located, base_of
+from igascale.locate import ADAPTER_CONFIG
 
 _ADAPTER, _WEIGHTS = "adapter/", "adapter/adapter_model.safetensors"
 
@@ -51,28 +51,18 @@ def published(run: Path) -> list[int]:
     return [step for path in names.published(run / "checkpoints") if (step := names.step_of(path)) is not None]
 
 
-def folder_of(run: Path, step: int) -> Path:
-    """Where the evaluation of a checkpoint goes."""
-    return run / "evaluation" / names.name_of(step)
-
-
-def request_for(step: int, request: Request, located: Located) -> Request:
+def request_for(step: int, request: Request) -> Request:
     """The request for one checkpoint of a run.
 
     Args:
         step: of the checkpoint, whose adapter :func:`take` has copied.
-        request: for the run; its ``out`` is the checkpoint's already.
-        located: the run.
-
-    Raises:
-        UserError: the base model is not there.
+        request: for the run, with its base model; its ``out`` is the checkpoint's already.
     """
     adapter = adapter_copy(Path(request.out))
     return replace(
         request,
         model=str(adapter),
         shown=f"{request.shown} step {step}",
-        base=base_of(replace(located, adapter=adapter), request.base),
         adapter_sha256=_sha256((adapter / Path(_WEIGHTS).name).read_bytes()),
     )
 

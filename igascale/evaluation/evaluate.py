@@ -85,7 +85,7 @@ def _side(suite: Suite, side: str, kept: Sequence[Kept], measure: Measure | None
         per_kind=parts.per_kind,
         consistency=measure(side, groups) if measure is not None and groups else None,
         unfinished=sum(not sample.finished for sample in samples) / len(samples),
-        seconds=sum(each.seconds for each in kept),
+        seconds=round(sum(each.seconds for each in kept), 3),
     )
     return result, samples
 

@@ -16,7 +16,6 @@ from igascale.evaluation.answering import Progress
 from igascale.evaluation.request import Request
 from igascale.evaluation.results import RESULT_FILE, EvaluationResult
 from igascale.evaluation.store import ANSWERS
-from igascale.locate import Located
 from igascale.runs.reading import BROKEN, ENDED, UNKNOWN, read_run
 
 _POLL = 1.0  # seconds between two looks at the run
@@ -31,8 +30,8 @@ class Trail:
     """Evaluations of one run's checkpoints, by step.
 
     Attributes:
-        located: the run.
-        request: for all of them; its ``out`` holds a folder for each step.
+        run: the run folder.
+        request: for all of them, with the base model; its ``out`` holds a folder for each step.
         perform: evaluates one.
         overwrite: replace the results that are there.
         tell: hears of what was passed over.
@@ -42,7 +41,7 @@ class Trail:
         results: by step, ascending.
     """
 
-    located: Located
+    run: Path
     request: Request
     perform: Perform
     overwrite: bool = False
@@ -57,12 +56,6 @@ class Trail:
     def __post_init__(self) -> None:
         self._digest = self.request.digest()
 
-    @property
-    def run(self) -> Path:
-        """The run folder."""
-        assert self.located.run is not None
-        return self.located.run
-
     def evaluate(self, steps: Iterable[int]) -> None:
         """Each of these, unless it has a result of the same options already.
 
@@ -72,7 +65,7 @@ class Trail:
         for step in steps:
             if not self._take(step):
                 continue
-            request = checkpoints.request_for(step, replace(self.request, out=str(self._out(step))), self.located)
+            request = checkpoints.request_for(step, replace(self.request, out=str(self._out(step))))
             result = self.perform(request, self._progress)
             shutil.rmtree(self._out(step) / ANSWERS, ignore_errors=True)
             self._add(step, result)
@@ -134,11 +127,9 @@ class Trail:
 
     def _settle(self, step: int) -> bool:
         out = self._out(step)
-        if not self.overwrite and (out / RESULT_FILE).is_file():
-            found = checkpoints.earlier(self.run, step, out, self._digest)
-            if found is not None:
-                shutil.rmtree(out / ANSWERS, ignore_errors=True)
-                self._add(step, found)
+        has_result = (out / RESULT_FILE).is_file()
+        if has_result and not self.overwrite:
+            if self._take_earlier(step, out):
                 return False
             self.tell(f"step {step}: the run has come to this step anew; it is evaluated again")
         try:
@@ -147,7 +138,17 @@ class Trail:
             self.tell(f"step {step}: the run has removed this checkpoint before it could be read")
         except Damaged as damage:
             self.tell(f"step {step}: left out: {damage}")
+        if has_result and self.overwrite and self._take_earlier(step, out):
+            self.tell(f"step {step}: its earlier result stands")
         return False
+
+    def _take_earlier(self, step: int, out: Path) -> bool:
+        found = checkpoints.earlier(self.run, step, out, self._digest)
+        if found is None:
+            return False
+        shutil.rmtree(out / ANSWERS, ignore_errors=True)
+        self._add(step, found)
+        return True
 
     def _add(self, step: int, result: EvaluationResult) -> None:
         self.results = dict(sorted({**self.results, step: result}.items()))
