@@ -61,19 +61,23 @@ def check(rows: Sequence[Row], study: Study, launching: Launching) -> None:
     Raises:
         UserError: the problems of all jobs, each told once, the first of many.
     """
-    problems: dict[str, None] = {}
-    for text in _missing(study.eval):
-        problems[text] = None
+    problems: dict[str, list[str]] = {text: [] for text in _missing(study.eval)}
     for row in rows:
         for job in row.jobs.values():
             try:
                 _check_run(job, check_job(job), launching)
             except UserError as error:
-                problems[str(error)] = None
+                problems.setdefault(str(error), []).append(job.name)
     if problems:
-        told = list(problems)
+        told = [_of_jobs(text, names) for text, names in problems.items()]
         more = [f"and {len(told) - _TOLD} more of this kind"] if len(told) > _TOLD else []
         raise UserError("\n".join([*told[:_TOLD], *more]))
+
+
+def _of_jobs(text: str, names: Sequence[str]) -> str:
+    if not names or text.startswith("job "):
+        return text
+    return f"{names[0]}{f' and {len(names) - 1} more jobs' if len(names) > 1 else ''}: {text}"
 
 
 def _check_run(job: Job, config: RunConfig, launching: Launching) -> None:
