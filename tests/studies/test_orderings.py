@@ -58,7 +58,7 @@ def test_reproduced_contradicted_and_open(tmp_path):
     assert found["pareto-gs", "erm-sft"].verdict == CONTRADICTED
     assert found["pcgrad", "erm-sft"].verdict == OPEN
     assert found["iga", "erm-sft"].paper == pytest.approx(76.975 - 63.75)
-    (line,) = [s for s in statements(list(found.values()))]
+    (line,) = statements(list(found.values()))
     assert line.startswith(
         "Table 1, isomers OOD: of 6 orderings of the paper 3 reproduced, 2 contradicted, 1 cannot be told."
     )

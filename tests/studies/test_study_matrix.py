@@ -104,10 +104,10 @@ def test_evaluations_name_their_files_and_layers(folder):
 
 
 def test_problems_before_anything_starts(folder):
-    def problem(launching=Launching(), **keys):
+    def problem(processes=None, **keys):
         study = read_study(write_study(folder, **keys))
         with pytest.raises(UserError) as error:
-            plan.check(matrix.build(study, folder / "out"), study, launching)
+            plan.check(matrix.build(study, folder / "out"), study, Launching(processes))
         return str(error.value)
 
     assert "unknown key 'optimizer.lrs'" in problem(methods=["iga"], set={"optimizer.lrs": 1})
@@ -118,7 +118,7 @@ def test_problems_before_anything_starts(folder):
     assert "eval.id: there is no file nowhere.jsonl" in problem(methods=["iga"], eval={"id": "nowhere.jsonl"})
     assert "benchmarks.math: there is no file ./m" in problem(methods=["iga"], eval={"benchmarks": {"math": "./m"}})
     assert "needs 2 domains" in problem(methods=["iga"], set={"data.num_domains": 1})
-    assert "engine.name is 'single'" in problem(Launching(2), methods=["iga"])
+    assert "engine.name is 'single'" in problem(2, methods=["iga"])
     many = problem(methods=["iga", "irm"], set={"optimizer.lr": -1}, seeds=[0, 1])
     assert many.startswith("iga, seed 0 and 3 more jobs: ") and len(many.splitlines()) == 1
 
