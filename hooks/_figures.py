@@ -10,6 +10,7 @@ from torch import Tensor
 
 from igascale.hooks.base import DomainFactorGrads
 from igascale.linalg.gram import variance_over_domains
+from igascale.linalg.histogram import of_entries
 from igascale.linalg.masks import domain_variance
 
 #: Caps ratios whose denominator may vanish.
@@ -23,8 +24,7 @@ def figures(
     mean, result = (torch.cat([t.flatten() for t in pair]).double() for pair in (means, results))
     mean_sq, norms = mean.square().sum(), mean.norm() * result.norm()
     variance = variance_sum(grads)
-    # Where every domain's gradient is zero (all of A's at B = 0) there is nothing to mask and nothing to count.
-    live = torch.cat([(x != 0).any(0).flatten() for x in (grads.a, grads.b)])
+    live = _live(grads)
     mask = torch.cat([m.flatten() for m in masks]).double()
     return {
         "mean_mask": torch.where(live.any(), (mask * live).sum() / live.sum().clamp_min(1), mask.mean()),
@@ -33,6 +33,16 @@ def figures(
         "noise_share": noise_share(grads, variance, row=1),
         "grad_cosine": torch.where(norms == 0, 0.0, (mean @ result) / norms),
     }
+
+
+def mask_histogram(grads: DomainFactorGrads, masks: list[Tensor]) -> Tensor:
+    """Values of the masks of A and B where there is something to mask (:mod:`igascale.linalg.histogram`)."""
+    return of_entries(torch.cat([m.flatten() for m in masks]), _live(grads))
+
+
+def _live(grads: DomainFactorGrads) -> Tensor:
+    """Where every domain's gradient is zero (all of A's at B = 0) there is nothing to mask and nothing to count."""
+    return torch.cat([(x != 0).any(0).flatten() for x in (grads.a, grads.b)])
 
 
 def variance_sum(grads: DomainFactorGrads) -> Tensor:

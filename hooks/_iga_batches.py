@@ -91,7 +91,7 @@ def _align_group(
         names = fqns[start : start + plan.batch]
         shuffles = [ctx.generator(f"shuffle/{fqn}") for fqn in names] if hook.shuffled else None
         batch = _stack_batch(names, grads, adapters, hook.subspaces.of(names) if hook.warm_start else None)
-        aligned = align(batch, choices, sketch_IP, shuffles, plan, workspace)
+        aligned = align(batch, choices, sketch_IP, shuffles, plan, workspace, ctx.wants_histogram)
         if hook.warm_start:
             aligned.stats_N["subspace_overlap"] = hook.subspaces.update(names, aligned)
         reference = (aligned.mean_a_NRI, aligned.mean_b_NOR) if hook.uses_reference else None
@@ -102,6 +102,7 @@ def _align_group(
                 reference[0][n] if reference else None,
                 reference[1][n] if reference else None,
                 {k: aligned.stats_N[k][n].float() for k in hook.statistics if k in aligned.stats_N},
+                aligned.histogram_NK[n] if aligned.histogram_NK is not None else None,
             )
     return combined
 

@@ -12,7 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from igascale.hooks._figures import LARGEST_RATIO, figures, inverse_sparsity, noise_share, ratio, variance_sum
+from igascale.hooks._figures import (
+    LARGEST_RATIO,
+    figures,
+    inverse_sparsity,
+    mask_histogram,
+    noise_share,
+    ratio,
+    variance_sum,
+)
 from igascale.hooks._options import flag, one_of
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 from igascale.linalg.masks import domain_mean
@@ -116,6 +124,7 @@ class FactorMaskHook(MaskingHook):
     """
 
     statistics: tuple[str, ...] = ("mean_mask", "relative_change", "gir", "noise_share", "grad_cosine")
+    draws_mask = True
 
     @abstractmethod
     def mask(self, x_DXX: Tensor) -> Tensor:
@@ -147,4 +156,6 @@ class FactorMaskHook(MaskingHook):
             means.append(mean_XX)
             masks.append(mask_XX)
         reference = means if self.uses_reference else (None, None)
-        return FactorGrads(results[0], results[1], reference[0], reference[1], figures(grads, means, results, masks))
+        stats = figures(grads, means, results, masks)
+        histogram = mask_histogram(grads, masks) if ctx.wants_histogram else None
+        return FactorGrads(results[0], results[1], reference[0], reference[1], stats, histogram)

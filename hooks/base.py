@@ -63,6 +63,8 @@ class FactorGrads:
             hook's :attr:`GradientHook.uses_reference` is true.
         reference_b: ``[O, R]`` or ``None``, the same for B.
         stats: one 0-d tensor for each name in :attr:`GradientHook.statistics`.
+        mask_histogram: where :attr:`HookContext.wants_histogram` and the hook :attr:`GradientHook.draws_mask`: how many entries of
+            its mask have which value, as :mod:`igascale.linalg.histogram` lays it out.
     """
 
     a: Tensor
@@ -70,6 +72,7 @@ class FactorGrads:
     reference_a: Tensor | None = None
     reference_b: Tensor | None = None
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    mask_histogram: Tensor | None = None
 
 
 def _identity(tensor: Tensor) -> Tensor:
@@ -91,6 +94,7 @@ class HookContext:
             rank owns.
         aux: for a hook with :attr:`GradientHook.auxiliary`: the second set of per-domain gradients by adapter.
         aux_values: ``[D]``, that statistic's mean per domain over the whole batch.
+        wants_histogram: whether this step's figures are recorded, so that a hook with a mask is to count its values.
     """
 
     step: int = 0
@@ -101,6 +105,7 @@ class HookContext:
     shapes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     aux: Mapping[str, DomainFactorGrads] = field(default_factory=dict)
     aux_values: Tensor | None = None
+    wants_histogram: bool = False
 
     def generator(self, key: str = "", device: torch.device | str = "cpu") -> torch.Generator:
         """A random generator that is the same on every rank, differs per step and per ``key``.
@@ -133,6 +138,7 @@ class GradientHook(ABC):
         noise_decides: whether the result depends on it, and not only the figures; then a run cannot go on as the same run where
             its forward passes are cut in another way, since the noise is estimated from them.
         uses_reference: whether a reference gradient is returned (it doubles the bytes of the result's all-gather).
+        draws_mask: whether the hook attenuates by a mask and can tell its histogram (:attr:`FactorGrads.mask_histogram`).
         auxiliary: ``None``, or a function ``(logits [T, V], labels [T]) -> [T]`` of a per-token statistic. The trainer
             backpropagates its per-domain mean too and delivers the gradients in ``ctx.aux``.
     """
@@ -143,6 +149,7 @@ class GradientHook(ABC):
     uses_noise: bool = False
     noise_decides: bool = True
     uses_reference: bool = False
+    draws_mask: bool = False
     auxiliary: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @abstractmethod

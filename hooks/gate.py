@@ -12,6 +12,7 @@ from igascale.hooks._masking import FactorMaskHook, MaskingHook, SecondMoment, n
 from igascale.hooks._options import flag, number, one_of
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, HookContext
 from igascale.linalg.contrasts import build_contrasts
+from igascale.linalg.histogram import of_constant
 from igascale.linalg.masks import domain_mean
 
 Space = Literal["factor", "weight"]
@@ -51,6 +52,7 @@ class Gate(MaskingHook):
     """
 
     statistics = FactorMaskHook.statistics
+    draws_mask = True
 
     def __init__(
         self,
@@ -78,16 +80,19 @@ class Gate(MaskingHook):
         scalars = {fqn: torch.exp(-self.tau * self._conflict(gir, noise)) for fqn, (gir, noise) in figures.items()}
         if self.shuffled:  # also on a rank that owns no adapter: the others wait for its share
             scalars = _shuffle(scalars, grads, ctx)
-        return {fqn: self._scaled(g, scalars[fqn], figures[fqn]) for fqn, g in grads.items()}
+        return {fqn: self._scaled(g, scalars[fqn], figures[fqn], ctx.wants_histogram) for fqn, g in grads.items()}
 
-    def _scaled(self, g: DomainFactorGrads, w: Tensor, figures: tuple[Tensor, Tensor]) -> FactorGrads:
+    def _scaled(
+        self, g: DomainFactorGrads, w: Tensor, figures: tuple[Tensor, Tensor], wants_histogram: bool
+    ) -> FactorGrads:
         mean_a, mean_b = domain_mean(g.a), domain_mean(g.b)
         a, b = mean_a * w.to(mean_a.dtype), mean_b * w.to(mean_b.dtype)  # w = 1 changes nothing, to the last bit
         nothing = (mean_a == 0).all() & (mean_b == 0).all()
         change, cosine = torch.where(nothing, 0.0, 1 - w), torch.where(nothing | (w == 0), 0.0, 1.0)
         reference_a, reference_b = (mean_a, mean_b) if self.uses_reference else (None, None)
         stats = dict(zip(self.statistics, (w, change, *figures, cosine)))
-        return FactorGrads(a, b, reference_a, reference_b, stats)
+        histogram = of_constant(w[None], a.numel() + b.numel())[0] if wants_histogram else None
+        return FactorGrads(a, b, reference_a, reference_b, stats, histogram)
 
     def _gir(self, g: DomainFactorGrads, factors: AdapterFactors | None) -> tuple[Tensor, Tensor]:
         """``sum V / sum gbar^2`` and the share of noise in it, 0-d float64."""

@@ -167,13 +167,13 @@ def _check_factors(adapter: LoraAdapter, owners: dict[int, list[str]]) -> None:
             raise UserError(f"{where} has a bias; build the adapter with lora_bias=False")
         if linear.weight.dtype not in TRAINABLE_DTYPES:
             raise UserError(f"{where} is {_short(linear.weight.dtype)}; use bfloat16 or float32")
-        if not linear.weight.requires_grad and not (letter == "A" and _is_identity(linear.weight)):
+        if not linear.weight.requires_grad and not (letter == "A" and is_identity(linear.weight)):
             raise UserError(f"{where} is frozen; load the adapter with is_trainable=True")
         if len(owners[id(linear.weight)]) > 1:
             raise UserError(f"{where} is shared: {' and '.join(owners[id(linear.weight)])}; give each module its own")
 
 
-def _is_identity(weight: Tensor) -> bool:
+def is_identity(weight: Tensor) -> bool:
     """What A is, frozen, where B is the change of W itself (``lora.full_rank``)."""
     rows, columns = weight.shape
     return rows == columns and torch.equal(weight, torch.eye(rows, dtype=weight.dtype, device=weight.device))

@@ -72,15 +72,19 @@ class RunLog:
             for (m, first), (n, second) in combinations(enumerate(domains), 2)
             if report.cosines
         }
-        nested = {"losses": losses, "hook": report.stats, "cosines": cosines, "skipped": report.skipped}
+        nested: dict[str, Any] = {"losses": losses, "hook": report.stats, "cosines": cosines, "skipped": report.skipped}
+        if report.mask_histogram:
+            nested |= {"mask_histogram": _shares(report.mask_histogram), "mask_counted": report.mask_counted}
         held: dict[str, Any] = {"peak_memory_bytes": max(peak_memory(), *memory, 0)}
         if 1 < len(memory) <= _MOST_RANKS:
             held["peak_memory_by_rank"] = list(memory)
         self._metrics.write({"kind": "train", "step": step, **scalars, **nested, **held})
         if report.adapter_cosines:
-            record = {
+            record: dict[str, dict[str, Any]] = {
                 fqn: {"cosines": c, **report.adapter_stats.get(fqn, {})} for fqn, c in report.adapter_cosines.items()
             }
+            for fqn, shares in report.mask_histograms.items():
+                record[fqn]["mask_histogram"] = _shares(shares)
             self._adapters.write({"step": step, "domains": list(domains), "adapters": record})
         self._scalars(step, scalars, loss=losses, hook=report.stats, cosine=cosines)
 
@@ -159,6 +163,11 @@ class _JsonLines:
             print(f"warning: the last {lines} lines of {self._path} could not be written", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _shares(shares: list[float]) -> list[float]:
+    """Rounded to what a picture shows: of a hundred adapters they would be half of the file."""
+    return [round(share, 5) for share in shares]
 
 
 def last_step(folder: Path) -> int:

@@ -4,7 +4,8 @@ Every rank runs this together. The order is the method's: the hook is nonlinear,
 and micro-steps first; one clipping coefficient, from the norm of the combined gradient, scales the gradient and its
 reference alike; DeepSpeed gets the result.
 
-Shape legend: N adapters, D domains, K figures of an adapter, S statistics of the hook.
+Shape legend: N adapters, D domains, K figures of an adapter (also bins of a histogram), S statistics of the hook, H numbers of a
+histogram.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from igascale.engine.collectives import lost_others
 from igascale.errors import UserError
 from igascale.hooks.base import AdapterFactors, DomainFactorGrads, FactorGrads, GradientHook, HookContext
 from igascale.linalg.gram import adapter_grams
+from igascale.linalg.histogram import BINS, WIDTH
 from igascale.memory import is_out_of_memory
 from igascale.noise import MicroBatchGrams, mean_grams, sampling_noise
 
@@ -45,6 +47,10 @@ class StepReport:
         cosines: ``[D, D]``, between the domains' gradients over all adapters.
         adapter_cosines: the same for each adapter.
         adapter_stats: the hook's figures per adapter.
+        mask_histograms: where they were asked for and the hook masks: per adapter the share of the mask's entries in each of
+            equal bins on [0, 1]; an adapter whose mask is not known is left out.
+        mask_histogram: the same over all adapters, each weighted by its entries.
+        mask_counted: the share of all entries that was looked at; below 1 the histograms are of a sample.
         counts: the caller's numbers, added over the ranks.
     """
 
@@ -57,6 +63,9 @@ class StepReport:
     cosines: list[list[float]] = field(default_factory=list)
     adapter_cosines: dict[str, list[list[float]]] = field(default_factory=dict)
     adapter_stats: dict[str, dict[str, float]] = field(default_factory=dict)
+    mask_histograms: dict[str, list[float]] = field(default_factory=dict)
+    mask_histogram: list[float] = field(default_factory=list)
+    mask_counted: float = math.nan
     counts: list[float] = field(default_factory=list)
 
     @property
@@ -92,6 +101,7 @@ def take_step(
     aux_value_D: Tensor | None = None,
     noise: MicroBatchGrams | None = None,
     counts: Sequence[float] = (),
+    wants_histogram: bool = False,
     pulse: Callable[[str], object] = _unheard,
 ) -> StepReport:
     """Combine what was captured and take the optimizer step.
@@ -111,6 +121,7 @@ def take_step(
         aux_value_D: ``[D]``, this rank's sums of that statistic.
         noise: inner products of this rank's micro-batches, for a hook with ``uses_noise``.
         counts: numbers of the caller's to add over the ranks along the way, into ``report.counts``.
+        wants_histogram: ask a hook that masks for its mask's values, into ``report.mask_histograms``.
         pulse: told which phase of the step begins.
 
     Returns:
@@ -141,12 +152,13 @@ def take_step(
         shapes={fqn: (a.out_features, a.in_features, a.rank) for fqn, a in engine.adapters.items()},
         aux=aux,
         aux_values=aux_D if aux_sums is not None else None,
+        wants_histogram=wants_histogram and hook.draws_mask,
     )
     pulse("combining (the hook)")
     combined = run_hook(hook, owned, engine.factors(engine.owned), context)
     check_result(combined, owned, hook)
     combined = {fqn: combined[fqn] for fqn in owned}
-    figures_NK = _figures(owned, combined, hook, len(domains))
+    figures_NK = _figures(owned, combined, hook, context)
     del owned, aux, context  # their memory is free for what is gathered
     pulse("gathering")
     everything, figures_NK = engine.gather(combined, figures_NK, hook.uses_reference)
@@ -239,13 +251,18 @@ def _with_noise(
 
 
 def _figures(
-    owned: Mapping[str, DomainFactorGrads], combined: Mapping[str, FactorGrads], hook: GradientHook, num_domains: int
+    owned: Mapping[str, DomainFactorGrads],
+    combined: Mapping[str, FactorGrads],
+    hook: GradientHook,
+    context: HookContext,
 ) -> Tensor:
-    """What the report needs of each adapter, ``[N, D^2 + 3 + S]``, float64 on the CPU; :func:`_tell` reads it.
+    """What the report needs of each adapter, ``[N, D^2 + 3 + S (+ H)]``, float64 on the CPU; :func:`_tell` reads it.
 
-    Inner products of the domains' gradients; squared norms of their mean, the result and the reference; the hook's statistics.
+    Inner products of the domains' gradients; squared norms of their mean, the result and the reference; the hook's statistics;
+    where it is wanted, the histogram of its mask.
     """
-    width = num_domains**2 + 3 + len(hook.statistics)
+    num_domains = len(context.domains)
+    width = num_domains**2 + 3 + len(hook.statistics) + WIDTH * context.wants_histogram
     if not owned:
         return torch.zeros(0, width, dtype=torch.float64)
     grams_NDD = adapter_grams(((g.a, g.b) for g in owned.values()), num_domains)
@@ -255,7 +272,17 @@ def _figures(
         told += [_square(*pair) for pair in (pairs if hook.uses_reference else pairs[:2])]
         told += [] if hook.uses_reference else [torch.zeros((), dtype=torch.float64, device=grad.a.device)]
         told += [grad.stats[name].to(grad.a.device).double() for name in hook.statistics]
-    return torch.cat([grams_NDD.flatten(1), torch.stack(told).view(len(owned), -1).cpu()], 1)
+    parts = [grams_NDD.flatten(1), torch.stack(told).view(len(owned), -1).cpu()]
+    if context.wants_histogram:
+        parts.append(torch.stack([_histogram(grad) for grad in combined.values()]).cpu())
+    return torch.cat(parts, 1)
+
+
+def _histogram(grad: FactorGrads) -> Tensor:
+    """``[H]``, float64; NaN where the hook has none."""
+    if grad.mask_histogram is None:
+        return torch.full((WIDTH,), math.nan, dtype=torch.float64)
+    return grad.mask_histogram.double().cpu()
 
 
 def _tell(report: StepReport, fqns: list[str], figures_NK: Tensor, hook: GradientHook) -> bool:
@@ -274,7 +301,21 @@ def _tell(report: StepReport, fqns: list[str], figures_NK: Tensor, hook: Gradien
     if hook.statistics:
         stats_NS = figures_NK[:, D * D + 3 :].tolist()
         report.adapter_stats = {fqn: dict(zip(hook.statistics, row)) for fqn, row in zip(fqns, stats_NS)}
+    _tell_masks(report, fqns, figures_NK[:, D * D + 3 + len(hook.statistics) :])
     return True
+
+
+def _tell_masks(report: StepReport, fqns: list[str], histograms_NH: Tensor) -> None:
+    """Fill in the report's histograms; nothing where there are no columns, or no adapter whose mask is known."""
+    known = [n for n in range(len(fqns)) if histograms_NH.shape[1] and bool(histograms_NH[n].isfinite().all())]
+    if not known:
+        return
+    counts_NK, counted_N = histograms_NH[known, :BINS], histograms_NH[known, BINS]
+    entries_N = counts_NK.sum(1)
+    shares_NK = counts_NK / entries_N[:, None]
+    report.mask_histograms = {fqns[n]: row for n, row in zip(known, shares_NK.tolist())}
+    report.mask_histogram = (counts_NK.sum(0) / entries_N.sum()).tolist()
+    report.mask_counted = float(counted_N.sum() / entries_N.sum())
 
 
 def _cosines(gram: Tensor) -> Tensor:

@@ -277,6 +277,7 @@ class Trainer:
                 *flags,
                 *(peak_memory() * (rank == comm.rank) for rank in range(comm.world_size)),
             ),
+            wants_histogram=(self.step + 1) % self.config.logging.every == 0,
             pulse=self.lifeline.pulse,
         )
         return report, int(report.counts[0])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="samples_TASK_*.jsonl of lm-evaluation-harness: its verdicts beside ours. May be repeated.",
 )
+@click.option("--export-lm-eval", metavar="DIR", help="Write one EVAL in the format of lm_eval --log_samples.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output, in full precision.")
 def command(
     evaluations: tuple[str, ...],
@@ -40,6 +41,7 @@ def command(
     show: int,
     allow_different_data: bool,
     lm_eval_samples: tuple[str, ...],
+    export_lm_eval: str | None,
     as_json: bool,
 ) -> None:
     """Tell whether evaluations differ, problem by problem.
@@ -54,6 +56,7 @@ def command(
       igascale compare runs/mean runs/iga runs/irm --reference runs/mean --show 3
       igascale compare results/a results/b --interval bca --json
       igascale compare results/math --lm-eval-samples lm/samples_minerva_math_algebra_2026-11-29T10-00-00.jsonl
+      igascale compare results/math --export-lm-eval lm
 
     docs/compare.md says how the numbers are made and what they do not claim.
     """
@@ -62,10 +65,14 @@ def command(
     from igascale.errors import UserError
 
     read = read_evaluations(_ordered(evaluations, reference))
-    if lm_eval_samples:
+    if lm_eval_samples or export_lm_eval:
         if len(read) != 1:
-            raise UserError(f"--lm-eval-samples goes with one EVAL, not {len(read)}; compare each by itself")
-        _with_lm_eval(read[0], lm_eval_samples, as_json, show)
+            option = "--lm-eval-samples" if lm_eval_samples else "--export-lm-eval"
+            raise UserError(f"{option} goes with one EVAL, not {len(read)}; take each by itself")
+        if export_lm_eval:
+            _export(read[0], export_lm_eval)
+        if lm_eval_samples:
+            _with_lm_eval(read[0], lm_eval_samples, as_json, show)
         return
     if len(read) < 2:
         raise UserError("nothing to compare with: name two evaluations or more")
@@ -110,4 +117,28 @@ def _ordered(evaluations: tuple[str, ...], reference: str | None) -> list[str]:
 
 
 def _with_lm_eval(evaluation: Evaluation, files: tuple[str, ...], as_json: bool, show: int) -> None:
-    raise NotImplementedError
+    from igascale.comparing.lm_eval_samples import compare_with_lm_eval
+
+    found = compare_with_lm_eval(evaluation, files)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from igascale.comparing.lm_eval_table import agreement_table, differing
+    from igascale.tables import to_rich
+
+    Console().print(to_rich(agreement_table(found)))
+    for text in differing(found, show):
+        click.echo(f"\n{text}")
+
+
+def _export(evaluation: Evaluation, folder: str) -> None:
+    from pathlib import Path
+
+    from igascale.comparing.lm_eval_export import export_lm_eval
+
+    for path in export_lm_eval(evaluation, Path(folder)):
+        click.echo(path, err=True)

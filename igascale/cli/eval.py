@@ -52,6 +52,24 @@ import click
     help="Whose tokens LCS averages: the problem, or problem and reference solution.",
 )
 @click.option(
+    "--layers",
+    default="penultimate",
+    show_default=True,
+    metavar="LIST",
+    help="Where LCS is measured, in one pass: penultimate, last, all, table5 (layers 8, 16, 24 and 31 of 32, as deep in other "
+    "models), numbers from 0 (embeddings) on, or shares of the depth (0.5), with commas between.",
+)
+@click.option(
+    "--gir", is_flag=True, help="Also how much the domains' gradients of the adapter disagree (docs/consistency.md)."
+)
+@click.option(
+    "--gir-groups",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Groups of each set that --gir averages; of few, most of it is sampling noise, whose share is shown.",
+)
+@click.option(
     "--dtype",
     default="auto",
     show_default=True,
@@ -65,6 +83,19 @@ import click
     show_default=True,
     type=click.IntRange(min=1),
     help="Share the answering between so many processes on this machine; on GPUs one each.",
+)
+@click.option(
+    "--endpoint", metavar="URL", help="Let an OpenAI-compatible server answer (key: IGASCALE_EVAL_KEY); no LCS."
+)
+@click.option("--served-model", metavar="NAME", help="What the server calls the model.  [default: as given first]")
+@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(min=1), help="Requests at a time.")
+@click.option("--sampled", is_flag=True, help="Leave the temperature to the server, for models that take none.")
+@click.option(
+    "--generator",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "vllm"]),
+    help="What answers: this package, or vLLM in this process (no LCS).",
 )
 @click.option("--checkpoint", metavar="STEP|latest|best|all", help="Checkpoints of a run instead of its final adapter.")
 @click.option("--watch", is_flag=True, help="Each checkpoint of a run as it is written, until the run ends.")
@@ -83,6 +114,8 @@ def command(model: str, **options: Any) -> None:
       igascale eval runs/iga/adapter --id data/validation.jsonl --ood data/ood.jsonl --out results/iga
       igascale eval meta-llama/Llama-3.2-1B --id data/validation.jsonl --limit-groups 50
       igascale eval runs/iga --benchmark math=MATH/test --benchmark logiqa2=LogiQA2.0 --out results/public
+      igascale eval runs/iga --layers table5 --gir
+      igascale eval runs/iga --endpoint http://localhost:8000/v1 --served-model iga
       igascale eval runs/iga --checkpoint all
       igascale eval runs/iga --watch                        beside the training, until it ends
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from igascale.cli.eval_display import Display
 from igascale.errors import UserError
 from igascale.evaluation import checkpoints
 from igascale.evaluation.answering import Progress, Share
+from igascale.evaluation.layer_names import parse_layers
 from igascale.evaluation.perform import check_output, perform
 from igascale.evaluation.ranks import perform_on_ranks
 from igascale.evaluation.request import Request, parse_benchmarks, read_suites, split_option
@@ -27,11 +29,12 @@ from igascale.locate import Located, locate, locate_run
 def evaluate(model: str, options: dict[str, Any]) -> None:
     """One model, adapter, or run's final adapter."""
     share = _share(options)
-    request = _request(model, locate(model), options)
+    served = options["endpoint"] and not Path(model).exists()
+    request = _request(model, Located(model) if served else locate(model), options)
     if share.rank == 0:
         check_output(Path(request.out), options["overwrite"])
     with Display() as display:
-        result = _perform(request, options, share, display.update)
+        result = _perform(request, options, share, display.update, display.say)
     if result is None:
         return
     if share.world == 1:  # else another process may still be on its way to them
@@ -55,7 +58,7 @@ def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
 
         def perform_one(one: Request, progress: Progress | None) -> EvaluationResult:
             display.restart(f"{one.shown}: ")
-            result = _perform(one, options, Share(), progress)
+            result = _perform(one, options, Share(), progress, display.say)
             assert result is not None
             return result
 
@@ -79,7 +82,7 @@ def evaluate_checkpoints(model: str, options: dict[str, Any]) -> None:
 
 
 def _perform(
-    request: Request, options: dict[str, Any], share: Share, progress: Progress | None
+    request: Request, options: dict[str, Any], share: Share, progress: Progress | None, say: Callable[[str], None]
 ) -> EvaluationResult | None:
     if options["num_processes"] > 1:
         read_suites(request)
@@ -89,7 +92,7 @@ def _perform(
 
         local = int(os.environ.get("LOCAL_RANK", share.rank))
         request = replace(request, device=device_of_rank(request.device, local))
-    return perform(request, share, progress if share.rank == 0 else None)
+    return perform(request, share, progress if share.rank == 0 else None, say)
 
 
 def _share(options: dict[str, Any]) -> Share:
@@ -119,6 +122,11 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         raise UserError(
             "--held-out chooses the OOD side, but --benchmark-split all has no sides; leave one of them out"
         )
+    generator = "endpoint" if options["endpoint"] else options["generator"]
+    _check_generator(generator, options)
+    parse_layers(options["layers"])
+    if id_file is None and (options["gir"] or options["layers"] != "penultimate"):
+        raise UserError("--gir and --layers measure isomer groups, and here are only benchmarks; give --id FILE too")
     same: tuple[str, ...] = (
         "base",
         "limit_groups",
@@ -128,7 +136,7 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         "batch_size",
         "max_new_tokens",
     )
-    same = (*same, "lcs_text", "dtype", "device")
+    same = (*same, "lcs_text", "dtype", "device", "endpoint", "served_model", "concurrency", "sampled")
     return Request(
         model=model,
         shown=model,
@@ -139,8 +147,32 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         own_validation=id_file is not None and id_file == own,
         benchmarks=chosen,
         held_out=held_out,
+        lcs_layers=options["layers"],
+        generator=generator,
+        gir_groups=options["gir_groups"] if options["gir"] else None,
         **{name: options[name] for name in same},
     )
+
+
+def _check_generator(generator: str, options: dict[str, Any]) -> None:
+    """What one generator has and another has not.
+
+    Raises:
+        UserError: names the two options that do not go together.
+    """
+    if generator == "local":
+        for name in ("served_model", "sampled"):
+            if options[name]:
+                raise UserError(f"--{name.replace('_', '-')} goes with --endpoint URL")
+        return
+    chosen = f"--{generator}" if generator == "endpoint" else f"--generator {generator}"
+    if options["endpoint"] and options["generator"] != "local":
+        raise UserError("--endpoint and --generator vllm: one of them answers; leave the other out")
+    for name, given in (("num-processes", options["num_processes"] > 1), ("gir", options["gir"])):
+        if given:
+            raise UserError(f"--{name} needs the model in this process; leave it out with {chosen}")
+    if generator == "endpoint" and (options["watch"] or options["checkpoint"]):
+        raise UserError("a server serves one adapter; leave --watch and --checkpoint out with --endpoint")
 
 
 def _show(result: EvaluationResult, request: Request) -> None:

@@ -48,6 +48,27 @@ def _repeatable(bench: Bench) -> None:
         raise Broken(f"two hooks that saw the same steps differ ({gap})")
 
 
+@RULES.add("histogram", "the mask's histogram, where there is one, is well formed and changes nothing else", SOUND[:-1])
+def _histogram(bench: Bench) -> None:
+    case = bench.case()
+    hook = bench.make()
+    if not hook.draws_mask:
+        raise NotApplicable("draws_mask is False")
+    asked = replace(case, context=replace(case.context, wants_histogram=True))
+    with global_randomness(0):
+        plain, counted = bench.run(case), bench.run(asked)
+    if gap := difference(flatten(counted), flatten(plain), exact=True):
+        raise Broken(f"ctx.wants_histogram changes the result ({gap}): a recorded step must be like any other")
+    for fqn, grad in counted.items():
+        counts_H = grad.mask_histogram
+        if counts_H is None:
+            raise Broken(f"{fqn}.mask_histogram is None, though draws_mask is True and ctx.wants_histogram was set")
+        if not bool((counts_H.isfinite() & (counts_H >= 0)).all()) or float(counts_H[:-1].sum()) <= 0:
+            raise Broken(f"{fqn}.mask_histogram must hold counts, at least one above 0, not {counts_H.tolist()}")
+    if any(grad.mask_histogram is not None for grad in plain.values()):
+        raise Broken("mask_histogram is set without ctx.wants_histogram: it costs time on every step")
+
+
 @RULES.add("randomness", "random numbers come from ctx.generator only", SOUND[:-1])
 def _randomness(bench: Bench) -> None:
     case = bench.case()

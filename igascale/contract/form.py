@@ -32,7 +32,7 @@ def _made(bench: Bench) -> None:
         raise Broken(f"statistics = {names!r} must be a tuple of different names, such as ('mean_mask',)")
     if not isinstance(hook.min_domains, int) or hook.min_domains < 1:
         raise Broken(f"min_domains = {hook.min_domains!r} must be a whole number >= 1")
-    for name in ("symmetric", "uses_noise", "uses_reference"):
+    for name in ("symmetric", "uses_noise", "uses_reference", "draws_mask"):
         if not isinstance(getattr(hook, name), bool):
             raise Broken(f"{name} = {getattr(hook, name)!r} must be True or False")
     if hook.auxiliary is not None and not callable(hook.auxiliary):

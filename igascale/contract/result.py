@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from igascale.hooks.base import DomainFactorGrads, FactorGrads, GradientHook
+from igascale.linalg.histogram import WIDTH
 
 
 def find_fault(combined: Any, given: Mapping[str, DomainFactorGrads], hook: GradientHook) -> str:
@@ -30,7 +31,7 @@ def find_fault(combined: Any, given: Mapping[str, DomainFactorGrads], hook: Grad
     for fqn, grad in combined.items():
         if not isinstance(grad, FactorGrads):
             return f"{fqn} must be FactorGrads(a, b), not {_kind(grad)}"
-        if fault := _tensor_fault(grad, given[fqn], hook) or _stats_fault(grad, hook):
+        if fault := _tensor_fault(grad, given[fqn], hook) or _stats_fault(grad, hook) or _histogram_fault(grad, hook):
             return f"{fqn}.{fault}"
     return ""
 
@@ -61,6 +62,18 @@ def _stats_fault(grad: FactorGrads, hook: GradientHook) -> str:
         if not isinstance(value, Tensor) or value.dim() != 0:
             found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else _kind(value)
             return f"stats['{name}'] must be a 0-d tensor, not {found}"
+    return ""
+
+
+def _histogram_fault(grad: FactorGrads, hook: GradientHook) -> str:
+    found = grad.mask_histogram
+    if found is None:
+        return ""
+    if not hook.draws_mask:
+        return "mask_histogram is set, but draws_mask is False: nobody would read it; set draws_mask = True"
+    if not isinstance(found, Tensor) or found.shape != (WIDTH,):
+        told = list(found.shape) if isinstance(found, Tensor) else _kind(found)
+        return f"mask_histogram must be [{WIDTH}] (igascale.linalg.histogram), not {told}"
     return ""
 
 

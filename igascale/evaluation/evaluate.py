@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igascale.errors import UserError
 from igascale.evaluation.accuracy import Sample
 from igascale.evaluation.answering import ALONE, Asked, Progress, Share, answer_share, wait_for_others
-from igascale.evaluation.consistency import consistency, penultimate_layer
-from igascale.evaluation.generation import enough_memory, max_positions
 from igascale.evaluation.generator import Generator
+from igascale.evaluation.inside import Exchange, Inside, Measured
 from igascale.evaluation.loading import load_for_evaluation
 from igascale.evaluation.local import DEFAULT_MAX_NEW_TOKENS, LocalGenerator, token_limit
-from igascale.evaluation.results import Consistency, EvaluationResult, SplitResult, SuiteResult
+from igascale.evaluation.results import EvaluationResult, SplitResult, SuiteResult
 from igascale.evaluation.store import AnswerStore, Kept
 from igascale.evaluation.suites import IsomerSuite, Suite
-from igascale.isomers.encode import encode_example, encode_prompt
 from igascale.isomers.schema import IsomerGroup
 
 if TYPE_CHECKING:
@@ -27,10 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MAX_NEW_TOKENS", "evaluate", "evaluate_model", "evaluate_suites", "load_for_evaluation"]
 
-LCS_TEXTS = ("prompt", "full")
-
 #: What is measured of the isomer groups of a side, beside the accuracy.
-Measure = Callable[[str, Sequence[IsomerGroup]], Consistency | None]
+Measure = Callable[[str, Sequence[IsomerGroup]], Measured]
 
 
 def evaluate(
@@ -49,7 +44,7 @@ def evaluate(
         suites: what is asked.
         store: keeps the answers; those that are in it already are not asked for again.
         share: this process's part of the questions; the first process waits for the answers of the others.
-        measure: the consistency of a side's groups; needs the model itself.
+        measure: what is measured of a side's groups inside of the model; needs the model itself, on every process.
         progress: called with (stage, done, in all).
 
     Returns:
@@ -57,6 +52,12 @@ def evaluate(
     """
     asked = Asked(suites, store)
     answer_share(generator, asked, share, progress)
+    inside = {
+        (suite.name, side): measure(side, suite.groups(side))
+        if measure is not None and suite.groups(side)
+        else Measured()
+        for suite, side, _, _ in asked.sides
+    }
     if share.rank > 0:
         return None
     wait_for_others(asked, progress)
@@ -66,7 +67,7 @@ def evaluate(
         sides: dict[str, SplitResult] = {}
         for one, side, _, keys in asked.sides:
             if one is suite:
-                sides[side], scored = _side(suite, side, asked.answers(keys), measure)
+                sides[side], scored = _side(suite, side, asked.answers(keys), inside[suite.name, side])
                 samples += scored
         results[suite.name] = replace(SuiteResult.of(sides.get("id"), sides.get("ood")), all=sides.get("all"))
     settings = generator.settings()
@@ -75,17 +76,18 @@ def evaluate(
     return EvaluationResult(results, settings, samples)
 
 
-def _side(suite: Suite, side: str, kept: Sequence[Kept], measure: Measure | None) -> tuple[SplitResult, list[Sample]]:
+def _side(suite: Suite, side: str, kept: Sequence[Kept], inside: Measured) -> tuple[SplitResult, list[Sample]]:
     samples = suite.score(side, [each.answered for each in kept])
     parts = suite.breakdown(side, samples)
-    groups = suite.groups(side)
     result = SplitResult(
         accuracy=parts.overall,
         per_domain=parts.per_domain,
         per_kind=parts.per_kind,
-        consistency=measure(side, groups) if measure is not None and groups else None,
+        consistency=inside.consistency,
         unfinished=sum(not sample.finished for sample in samples) / len(samples),
         seconds=round(sum(each.seconds for each in kept), 3),
+        layers=list(inside.layers),
+        gir=inside.gir,
     )
     return result, samples
 
@@ -122,7 +124,8 @@ def evaluate_suites(
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     lcs_text: str = "prompt",
-    lcs_layer: int | None = None,
+    lcs_layers: str = "penultimate",
+    gir_groups: int | None = None,
     answers: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     share: Share = ALONE,
@@ -139,7 +142,9 @@ def evaluate_suites(
             longest prompt of all suites, if that is less.
         lcs_text: what the token average of LCS is over: ``prompt`` (the problem, before the model wrote
             anything), or ``full`` (problem and reference solution).
-        lcs_layer: index into ``hidden_states``; the penultimate layer by default.
+        lcs_layers: where LCS is measured (:func:`igascale.evaluation.layer_names.parse_layers`). The tables show the
+            penultimate layer if it is among them, else the deepest.
+        gir_groups: measure the gradient invariance residual too, on so many groups of each side (needs an adapter).
         answers: folder in which answers are kept as they come; an interrupted evaluation goes on from there.
         identity: tells this model's bytes from any other's, for that folder.
         share: see :func:`evaluate`.
@@ -151,21 +156,22 @@ def evaluate_suites(
     Raises:
         UserError: a prompt leaves no room for an answer, memory runs out, or the folder cannot be written.
     """
-    if lcs_text not in LCS_TEXTS:
-        raise UserError(f"lcs_text is '{lcs_text}'; known: {', '.join(LCS_TEXTS)}")
+    inside = Inside(model, tokenizer, lcs_layers, lcs_text, batch_size, gir_groups, progress)
     prompts = [question.prompt for suite in suites for side in suite.sides for question in suite.questions(side)]
     limit = token_limit(model, tokenizer, prompts, max_new_tokens)
     generator = LocalGenerator(model, tokenizer, limit, batch_size)
-    layer = penultimate_layer(model) if lcs_layer is None else lcs_layer
-    how = _How(model, tokenizer, layer, lcs_text, batch_size, progress)
-    store = AnswerStore(generator.settings() | {"identity": dict(identity or {})}, answers, share.rank)
+    settings = generator.settings() | {"identity": dict(identity or {})}
+    if answers is not None:
+        inside.exchange = Exchange(answers, share, settings)
+    store = AnswerStore(settings, answers, share.rank)
     try:
         with _evaluating(model):
-            result = evaluate(generator, suites, store, share=share, measure=how.measure, progress=progress)
+            result = evaluate(generator, suites, store, share=share, measure=inside.measure, progress=progress)
     finally:
         store.close()
     if result is not None:
-        result.settings.update(how.settings())
+        result.settings.update(inside.settings())
+        result.settings["interval"] = "95%, Wilson with the effective sample size of clustering by group"
     return result
 
 
@@ -177,51 +183,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-@dataclass(frozen=True)
-class _How:
-    """What stays the same for both sets."""
-
-    model: PreTrainedModel
-    tokenizer: Any
-    layer: int
-    lcs_text: str
-    batch_size: int
-    progress: Progress | None
-
-    def stage(self, name: str) -> Callable[[int, int], None] | None:
-        """The progress callback of one stage."""
-        report = self.progress
-        return None if report is None else lambda done, total: report(name, done, total)
-
-    def measure(self, side: str, groups: Sequence[IsomerGroup]) -> Consistency | None:
-        """LCS of a side."""
-        prompts = [encode_prompt(self.tokenizer, instance.problem) for group in groups for instance in group.instances]
-        with enough_memory(self.batch_size):
-            return _consistency(self, side, groups, prompts)
-
-    def settings(self) -> dict[str, str | int | float | bool | None]:
-        """Beside those of the generator."""
-        return {
-            "lcs_text": self.lcs_text,
-            "lcs_layer": self.layer,
-            "interval": "95%, Wilson with the effective sample size of clustering by group",
-        }
-
-
-def _consistency(
-    how: _How, name: str, groups: Sequence[IsomerGroup], prompts: Sequence[list[int]]
-) -> Consistency | None:
-    """LCS of the groups with at least two instances; ``None`` without any."""
-    if how.lcs_text == "prompt":
-        texts = iter(prompts)
-    else:
-        room = max_positions(how.model) or 1 << 30
-        texts = (encode_example(how.tokenizer, i, room).input_ids for group in groups for i in group.instances)
-    grouped = [[next(texts) for _ in group.instances] for group in groups]
-    grouped = [group for group in grouped if len(group) > 1]
-    if not grouped:
-        return None
-    stage = how.stage(f"{name.upper()} consistency")
-    return consistency(how.model, grouped, layer=how.layer, batch_size=how.batch_size, progress=stage)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from igascale.errors import UserError
+from igascale.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -147,9 +148,8 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        out = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-        if not out:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         less = (
             f"a smaller --batch-size (it is {batch_size})"

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+#: The paper's limit per answer.
+DEFAULT_MAX_NEW_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class Answered:

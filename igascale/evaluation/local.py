@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from igascale.errors import UserError
 from igascale.evaluation.generation import by_length, check_room, decode_batch, end_tokens, max_positions
-from igascale.evaluation.generator import Answered
+from igascale.evaluation.generator import DEFAULT_MAX_NEW_TOKENS, Answered
 from igascale.isomers.encode import encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DEFAULT_MAX_NEW_TOKENS = 512
 
 
 class LocalGenerator:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from igascale.errors import UserError
 from igascale.evaluation.answering import ALONE, Progress, Share
+from igascale.evaluation.generator import DEFAULT_MAX_NEW_TOKENS, Generator
 from igascale.evaluation.request import Request, read_suites
 from igascale.evaluation.results import RESULT_FILE, SAMPLES_FILE, EvaluationResult, write_result
-from igascale.evaluation.store import ANSWERS
+from igascale.evaluation.store import ANSWERS, AnswerStore
+from igascale.evaluation.suites import Suite
+from igascale.locate import base_of, locate
 
 LOADING = "loading the model"  # the stage that progress names
 
@@ -31,13 +35,19 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder}: cannot be written ({reason}); choose another --out")
 
 
-def perform(request: Request, share: Share = ALONE, progress: Progress | None = None) -> EvaluationResult | None:
+def perform(
+    request: Request,
+    share: Share = ALONE,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> EvaluationResult | None:
     """Evaluate, and write the result; the answers that were kept on the way stay for the caller to remove.
 
     Args:
         request: what to do.
         share: this process's part of the questions.
         progress: called with (stage, done, in all).
+        say: hears of what goes on meanwhile: a server that is slow, say.
 
     Returns:
         The result; ``None`` on all processes but the first.
@@ -48,26 +58,19 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
     suites, notes = read_suites(request)  # before the model: a broken file should not cost minutes
     if progress is not None:
         progress(LOADING, 0, 0)
-    from igascale.evaluation.evaluate import evaluate_suites
-    from igascale.evaluation.identity import identity
-    from igascale.evaluation.loading import load_for_evaluation
-
-    model, tokenizer = load_for_evaluation(request.model, base=request.base, dtype=request.dtype, device=request.device)
-    result = evaluate_suites(
-        model,
-        tokenizer,
-        suites,
-        batch_size=request.batch_size,
-        max_new_tokens=request.max_new_tokens,
-        lcs_text=request.lcs_text,
-        answers=Path(request.out) / ANSWERS,
-        identity=identity(request.model, request.base),
-        share=share,
-        progress=progress,
-    )
+    if request.generator == "local":
+        result = _by_model(request, suites, share, progress)
+    else:
+        result = _by_generator(request, suites, progress, say)
+        notes.append("LCS needs the model in this process; it was not measured")
     if result is None:
         return None
     notes += _notes_of(result)
+    if request.generator == "local":
+        from igascale.evaluation.consistency import lcs_remarks
+        from igascale.evaluation.residual import gir_remarks
+
+        notes += lcs_remarks(result) + gir_remarks(result)
     result.settings.update(
         {
             "model": request.shown,
@@ -83,7 +86,64 @@ def perform(request: Request, share: Share = ALONE, progress: Progress | None = 
     return result
 
 
-def _notes_of(result: EvaluationResult) -> Sequence[str]:
+def _by_model(
+    request: Request, suites: list[Suite], share: Share, progress: Progress | None
+) -> EvaluationResult | None:
+    from igascale.evaluation.evaluate import evaluate_suites
+    from igascale.evaluation.identity import identity
+    from igascale.evaluation.loading import load_for_evaluation
+
+    model, tokenizer = load_for_evaluation(request.model, base=request.base, dtype=request.dtype, device=request.device)
+    return evaluate_suites(
+        model,
+        tokenizer,
+        suites,
+        batch_size=request.batch_size,
+        max_new_tokens=request.max_new_tokens,
+        lcs_text=request.lcs_text,
+        lcs_layers=request.lcs_layers,
+        gir_groups=request.gir_groups,
+        answers=Path(request.out) / ANSWERS,
+        identity=identity(request.model, request.base),
+        share=share,
+        progress=progress,
+    )
+
+
+def _by_generator(
+    request: Request, suites: list[Suite], progress: Progress | None, say: Callable[[str], None] | None
+) -> EvaluationResult | None:
+    """Accuracy alone, by a server or by vLLM."""
+    from igascale.evaluation.evaluate import evaluate
+
+    answers = Path(request.out) / ANSWERS
+    generator, identity = _generator(request, answers, say)
+    store = AnswerStore(generator.settings() | {"identity": identity}, answers)
+    try:
+        return evaluate(generator, suites, store, progress=progress)
+    finally:
+        store.close()
+
+
+def _generator(request: Request, answers: Path, say: Callable[[str], None] | None) -> tuple[Generator, dict[str, Any]]:
+    limit = request.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    if request.generator == "endpoint":
+        from igascale.evaluation.endpoint import STORE, EndpointGenerator, ServerSettings
+
+        assert request.endpoint is not None
+        served = request.served_model or request.model
+        server = ServerSettings(request.endpoint, served, limit, request.concurrency, sampled=request.sampled)
+        answers.mkdir(parents=True, exist_ok=True)
+        return EndpointGenerator(server, answers / STORE, say), {}
+    from igascale.evaluation.identity import identity
+    from igascale.evaluation.vllm_offline import VllmGenerator
+
+    located = locate(request.model)
+    base = request.model if located.adapter is None else base_of(located, request.base)
+    return VllmGenerator(base, located.adapter, limit, request.dtype), identity(request.model, request.base)
+
+
+def _notes_of(result: EvaluationResult) -> list[str]:
     """What the user must be told of the answers."""
     notes, settings = [], result.settings
     if not str(settings["template"]).startswith("chat"):
@@ -91,7 +151,7 @@ def _notes_of(result: EvaluationResult) -> Sequence[str]:
     empty = sum(not sample.generated.strip() for sample in result.samples)
     if empty:
         notes.append(f"{empty} of {len(result.samples)} answers are empty; each counts as no answer")
-    if settings["dtype"] != "float32":
+    if settings.get("dtype", "float32") not in ("float32", "auto"):
         notes.append(
             f"computed in {settings['dtype']}: another --batch-size rounds otherwise and can change single answers; the number "
             "of processes and interruptions cannot (docs/evaluation.md)"

@@ -79,7 +79,7 @@ class Plugins(Generic[T]):
             whole = f"{self.package}.{self.base.__name__}"
             raise UserError(f"{self.sort} '{name}': not a subclass of {whole}")
         if inspect.isabstract(found):
-            todo = ", ".join(sorted(found.__abstractmethods__))
+            todo = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
             raise UserError(f"{self.sort} '{name}': it must define {todo}")
         return found
 

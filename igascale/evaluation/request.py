@@ -53,8 +53,10 @@ class Request:
         held_out: labels that make the ood side, by benchmark.
         limit_problems: of each side of a benchmark.
         password: of an encrypted archive.
-        batch_size, max_new_tokens, lcs_text, dtype, device: see ``igascale eval --help``.
+        batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
+        generator: ``local``, ``vllm`` or ``endpoint``.
+        endpoint, served_model, concurrency, sampled: of a server.
     """
 
     model: str
@@ -74,9 +76,16 @@ class Request:
     batch_size: int = 16
     max_new_tokens: int | None = None
     lcs_text: str = "prompt"
+    lcs_layers: str = "penultimate"
+    gir_groups: int | None = None
     dtype: str = "auto"
     device: str | None = None
     adapter_sha256: str | None = None
+    generator: str = "local"
+    endpoint: str | None = None
+    served_model: str | None = None
+    concurrency: int = 32
+    sampled: bool = False
 
     def to_json(self) -> str:
         """For another process."""
@@ -94,7 +103,7 @@ class Request:
 
     def digest(self) -> str:
         """Of everything but what is evaluated and where the result goes: results of equal digest stand in one table."""
-        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None)
+        same = replace(self, model="", shown="", out="", password=None, device=None, adapter_sha256=None, concurrency=0)
         files = [hashlib.sha256(Path(f).read_bytes()).hexdigest() if f else None for f in (self.id_file, self.ood_file)]
         return hashlib.sha256(json.dumps([asdict(same), files], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -155,7 +164,7 @@ def split_option(option: str, text: str, what: str) -> tuple[str, str]:
 
 
 def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuite:
-    benchmark, task = benchmarks.find(choice.name), tasks.find(choice.name)
+    benchmark = benchmarks.find(choice.name)
     loaded = benchmark.load(choice.source, password=request.password)
     notes, items = list(loaded.notes), _of_subsets(choice, loaded)
     if request.benchmark_split == "all":
@@ -171,7 +180,7 @@ def _benchmark_suite(request: Request, choice: BenchmarkChoice) -> BenchmarkSuit
     if request.limit_problems is not None:
         sides = {side: _spread(some, request.limit_problems) for side, some in sides.items()}
         notes.append(f"only {request.limit_problems} problems of each side (--limit-problems), evenly from its order")
-    return BenchmarkSuite(task, sides, choice.source, loaded.sha256, notes)
+    return BenchmarkSuite(tasks.find(benchmark.name), sides, choice.source, loaded.sha256, notes)
 
 
 def _of_subsets(choice: BenchmarkChoice, loaded: Loaded) -> list[BenchmarkItem]:

@@ -30,8 +30,15 @@ class Consistency:
         between_groups: trace of the sample covariance of the group means over ``mean_squared_norm``; also
             ``None`` for one group.
         collapsed: the model represents different problems alike, so that a low LCS means nothing.
-        layer: index into ``hidden_states``.
-        groups: K.
+        layer: index into ``hidden_states`` (:mod:`igascale.evaluation.layers`).
+        groups: K, of two instances at least.
+        pairs: ``"law/medicine"`` -> half the squared distance between the two domains' states, mean over the groups that have
+            both. Their mean is ``lcs`` where every group has all domains. Empty where the states are not finite.
+        standard_error: of ``lcs`` as a mean over groups; ``None`` for one group.
+        alarm: why ``collapsed``, or "".
+        text: whose tokens are averaged: ``prompt``, or ``full`` with the reference solution.
+        skipped_groups: those of one instance, which have no covariance.
+        cut_texts: how many were longer than the model has positions.
     """
 
     lcs: float | None
@@ -41,6 +48,60 @@ class Consistency:
     collapsed: bool
     layer: int
     groups: int
+    pairs: dict[str, float] = field(default_factory=dict)
+    standard_error: float | None = None
+    alarm: str = ""
+    text: str = "prompt"
+    skipped_groups: int = 0
+    cut_texts: int = 0
+
+    @property
+    def times_100(self) -> float | None:
+        """``lcs`` as the paper prints it."""
+        return None if self.lcs is None else 100 * self.lcs
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How much the domains' gradients of one adapter, or of all of them, disagree; ``None`` where a number is not defined.
+
+    Attributes:
+        gir: ``sum V / sum mean^2`` of the gradients of A and B, V the population variance over domains (Eq. 14 is its
+            numerator): what a run's ``gir`` is.
+        noise_share: estimated share of ``sum V`` that is sampling noise, by which ``gir`` is too large; it may exceed 1.
+        weight_gir: the same ratio of the reconstructed gradients ``b_n A + B a_n``.
+        weight_noise_share: and its share of noise.
+        cosines: ``"law/medicine"`` -> cosine between the two domains' gradients of A and B.
+    """
+
+    gir: float | None
+    noise_share: float | None
+    weight_gir: float | None
+    weight_noise_share: float | None
+    cosines: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class HeldOutResidual:
+    """The gradient invariance residual on held-out groups; nothing is trained.
+
+    Attributes:
+        overall: over all adapters, as one vector.
+        adapters: each by its name in the model, ``model.layers.0.self_attn.q_proj`` say.
+        domains: in the groups' order.
+        losses: of each domain, nats per supervised token.
+        groups: how many were averaged.
+        skipped_groups: of those chosen, how many lacked a domain, or an answer within the model's positions.
+        cut_texts: how many were longer than the model has positions.
+    """
+
+    overall: Residual
+    adapters: dict[str, Residual]
+    domains: list[str]
+    losses: dict[str, float | None]
+    groups: int
+    skipped_groups: int = 0
+    cut_texts: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +113,7 @@ class SplitResult:
         per_kind: of reasoning, or of answer.
         consistency: at the layer the tables show.
         layers: at every layer that was asked for, in order.
+        gir: on the groups, where it was asked for.
         unfinished: share of texts that ran into the token limit.
         seconds: that the answers took, added up over processes and over the attempts of a resumed evaluation.
     """
@@ -63,6 +125,7 @@ class SplitResult:
     unfinished: float
     seconds: float
     layers: list[Consistency] = field(default_factory=list)
+    gir: HeldOutResidual | None = None
 
 
 @dataclass(frozen=True)

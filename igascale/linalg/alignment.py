@@ -89,7 +89,7 @@ class FactorBatch:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Gradients for the factors, the plain means, figures of each adapter (``[N]``, float64), and the projection."""
+    """Gradients for the factors, the plain means, figures of each adapter (``[N]``, float64), the projection, the mask's values."""
 
     a_NRI: Tensor
     b_NOR: Tensor
@@ -97,6 +97,7 @@ class Aligned:
     mean_b_NOR: Tensor
     stats_N: dict[str, Tensor]
     projected: LowRank | None
+    histogram_NK: Tensor | None = None
 
 
 def align(
@@ -106,6 +107,7 @@ def align(
     shuffles: Sequence[torch.Generator] | None,
     plan: TilePlan,
     workspace: Workspace,
+    wants_histogram: bool = False,
 ) -> Aligned:
     """Run the stages.
 
@@ -116,6 +118,8 @@ def align(
         shuffles: one generator per adapter, to put the mask's values in random places; ``None``: where they belong.
         plan: from :func:`igascale.linalg.tiles.plan_tiles` or :func:`igascale.linalg.tiles.plan_fused`.
         workspace: for the working buffers of the tiles.
+        wants_histogram: also count the mask's values (:mod:`igascale.linalg.histogram`): all that pass as tiles, or a sample of
+            rows where the fused kernel keeps them to itself.
 
     Raises:
         igascale.linalg.fused.KernelFailure: when the fused kernel does not work here.
@@ -124,6 +128,7 @@ def align(
     noise_share_N = _noise_share(contrasts, batch.noise_NDD)
     mask = _build_mask(batch, contrasts, choices, noise_share_N)
     masked, products = _masked_mean(contrasts, mask, shuffles, plan, workspace)
+    masked.wants_histogram = wants_histogram
     R, projected = contrasts.mean_a_NRI.shape[1], None
     if choices.needs_no_matrix(R):
         assert isinstance(masked, MaskedMean)  # there is nothing to do for a kernel
@@ -152,7 +157,7 @@ def align(
     # A NaN was computed as zeros, so that no decomposition fails; it must reach the engine all the same.
     a, b = (torch.where(contrasts.finite_N[:, None, None], x, math.nan) for x in factors)
     stats_N = {name: torch.where(contrasts.finite_N, x, math.nan) for name, x in stats_N.items()}
-    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N, projected)
+    return Aligned(a, b, contrasts.mean_a_NRI, contrasts.mean_b_NOR, stats_N, projected, masked.histogram_NK)
 
 
 def _noise_share(contrasts: Contrasts, noise_NDD: Tensor) -> Tensor:

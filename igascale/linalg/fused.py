@@ -22,6 +22,7 @@ from torch import Tensor
 
 from igascale.linalg.contrasts import Contrasts
 from igascale.linalg.extraction import TangentProducts
+from igascale.linalg.histogram import sample
 from igascale.linalg.tile_masks import ExpMask
 
 #: Which code forms the products; explained where a user chooses, in :mod:`igascale.hooks.iga`.
@@ -145,6 +146,8 @@ class FusedMaskedMean:
             first product.
         change_sq_N: ``||g - gbar||_F^2``, scaled units, float64.
         masked_sq_N: ``||g||_F^2``, scaled units, float64.
+        wants_histogram: set before the first product to have the values of a sample of the mask counted too, by PyTorch.
+        histogram_NK: those counts (:func:`igascale.linalg.histogram.sample`), or ``None``.
 
     Raises:
         ValueError: for tensors that the kernel would misread.
@@ -163,6 +166,9 @@ class FusedMaskedMean:
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
         self.mask_mean_N = self.change_sq_N = self.masked_sq_N = torch.zeros(0)
+        self.wants_histogram = False
+        self.histogram_NK: Tensor | None = None
+        self._mask = mask
         self._divide = mask.norm in ("relative", "smoothed", "fraction")
         share_N11 = mask.keep_N11 if mask.norm == "fraction" else torch.zeros_like(mask.keep_N11)
         self._constants_3N = torch.stack([mask.factor_N11, mask.eps_N11, share_N11]).flatten(1).contiguous()
@@ -210,6 +216,8 @@ class FusedMaskedMean:
             sums_3N = sums_3NO.double().sum(2)
             self.mask_mean_N = 1 + sums_3N[0] / (O * I)
             self.change_sq_N, self.masked_sq_N = sums_3N[1], sums_3N[2]
+            if self.wants_histogram:
+                self.histogram_NK = sample(self.contrasts, self._mask)
         return Y_NOP
 
     def _launch(self, arguments: tuple[Any, ...], options: dict[str, Any], Y_NOP: Tensor) -> None:

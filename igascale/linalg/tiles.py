@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from igascale.linalg.contrasts import Contrasts
+from igascale.linalg.histogram import BINS, TileHistogram, of_ones
 
 # Elements of one working buffer: on a CPU the buffers should stay in the cache; a GPU wants long kernels.
 _TILE_ELEMENTS_CPU = 1 << 18
@@ -212,6 +213,8 @@ class MaskedMean:
         mask_mean_N: mean of the mask over the elements of each adapter, float64.
         change_sq_N: ``||g - gbar||_F^2``, scaled units, float64.
         masked_sq_N: ``||g||_F^2``, scaled units, float64 (gathered by :meth:`tiles` only).
+        wants_histogram: set before the first pass to have the mask's values counted too.
+        histogram_NK: those counts (:mod:`igascale.linalg.histogram`), or ``None``.
     """
 
     def __init__(self, contrasts: Contrasts, mask: TileMask, rows: int, workspace: Workspace | None = None) -> None:
@@ -221,6 +224,8 @@ class MaskedMean:
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
         self.mask_mean_N = self.change_sq_N = self.masked_sq_N = torch.zeros(0)
+        self.wants_histogram = False
+        self.histogram_NK: Tensor | None = None
         self._workspace = workspace
         self._buffers: list[Tensor] = []
 
@@ -237,11 +242,14 @@ class MaskedMean:
         self.mask_mean_N = torch.ones_like(self.contrasts.mean_sq_N)
         self.change_sq_N = torch.zeros_like(self.contrasts.mean_sq_N)
         self.masked_sq_N = self.contrasts.mean_sq_N
+        if self.wants_histogram:
+            self.histogram_NK = of_ones(self.shape, self.device)
 
     def _pass(self, into: Tensor | None, change_only: bool) -> Iterator[tuple[int, int, Tensor]]:
         N, O, I = self.shape
         gather = self.mask_mean_N.numel() == 0
         sums_3N = torch.zeros(3, N, dtype=torch.float64, device=self.device)
+        histogram = TileHistogram(self.shape, self.device) if gather and self.wants_histogram else None
         for i in range(0, O, self.rows):
             j = min(i + self.rows, O)
             gbar, mask, *scratch = (self._buffer(k, j - i) for k in range(2 + self.mask.scratch))
@@ -250,12 +258,16 @@ class MaskedMean:
                 change = self.mask.minus_one(i, j, gbar, mask, scratch)
                 if gather:
                     sums_3N[0] += change.sum((1, 2))
+                if histogram:
+                    histogram.add(torch.add(change, 1, out=scratch[0]).mul_(BINS))
                 change.mul_(gbar)
                 if gather:
                     sums_3N[1] += _sum_sq(change)
                 yield i, j, change
                 continue
             self.mask.values(i, j, gbar, mask, scratch)
+            if histogram:
+                histogram.add(torch.mul(mask, BINS, out=scratch[0]))
             masked = torch.mul(gbar, mask, out=scratch[0] if into is None else into[:, i:j])
             if gather:
                 sums_3N[0] += mask.sum((1, 2)) - (j - i) * I
@@ -265,6 +277,8 @@ class MaskedMean:
         if gather:
             self.mask_mean_N = 1 + sums_3N[0] / (O * I)
             self.change_sq_N, self.masked_sq_N = sums_3N[1], sums_3N[2]
+        if histogram:
+            self.histogram_NK = histogram.result()
 
     def _buffer(self, index: int, rows: int) -> Tensor:
         N, _, I = self.shape

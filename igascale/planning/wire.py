@@ -16,6 +16,7 @@ from igascale.engine.buckets import plan_buckets
 from igascale.engine.owners import assign_owners
 from igascale.engine.results import share_lengths
 from igascale.hooks.base import GradientHook
+from igascale.linalg.histogram import WIDTH
 from igascale.step import adapter_costs
 
 
@@ -70,7 +71,7 @@ def igascale_transfers(
     sets, copies = 2 if hook.auxiliary else 1, 2 if hook.uses_reference else 1
     buckets = plan_buckets(shapes, owners, domains, bucket_mb)
     reduced = sets * sum(4 * bucket.numel for bucket in buckets)
-    figures = domains**2 + 3 + len(hook.statistics)
+    figures = domains**2 + 3 + len(hook.statistics) + WIDTH * hook.draws_mask  # of a step whose figures are recorded
     gathered = 4 * ranks * max(share_lengths(shapes, owners, ranks, figures, copies))
     noise = 2 * domains**2 * (len(shapes) + 1) if hook.uses_noise else 0
     # Losses and denominators, the auxiliary statistic, the trainer's four counts; and whether all is finite, float32.

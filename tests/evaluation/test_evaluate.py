@@ -117,15 +117,26 @@ def test_numbers(model, tokenizer, batch_size):
 
 
 def test_lcs_is_of_the_prompt_unless_asked_otherwise(model, tokenizer):
-    from igascale.evaluation.consistency import consistency
+    from igascale.evaluation.consistency import GroupTexts, consistency
     from igascale.isomers.encode import encode_prompt
 
-    prompts = [[encode_prompt(tokenizer, i.problem) for i in group.instances] for group in KNOWN]
+    prompts = [
+        GroupTexts([encode_prompt(tokenizer, i.problem) for i in group.instances], ("law", "drug")) for group in KNOWN
+    ]
     prompt = evaluate_model(model, tokenizer, KNOWN).isomers.id.consistency
-    assert prompt == consistency(model, prompts)
+    assert [prompt] == consistency(model, prompts).results()
     full = evaluate_model(model, tokenizer, KNOWN, lcs_text="full")
     assert full.isomers.id.consistency.lcs < prompt.lcs  # the solution is the same in both domains
     assert full.settings["lcs_text"] == "full"
+
+
+def test_lcs_at_every_layer(model, tokenizer):
+    side = evaluate_model(model, tokenizer, KNOWN, lcs_layers="all").isomers.id
+    assert [found.layer for found in side.layers] == [0, 1, 2]
+    assert side.consistency == side.layers[1]
+    result = evaluate_model(model, tokenizer, KNOWN, lcs_layers="0,last")
+    assert result.isomers.id.consistency == result.isomers.id.layers[-1]
+    assert (result.settings["lcs_layer"], result.settings["lcs_layers"]) == (2, "0,2")
 
 
 def test_single_domain_and_no_ood(model, tokenizer):

@@ -19,6 +19,7 @@ from igascale.linalg import fused, fused_kernels
 from igascale.linalg.contrasts import build_contrasts
 from igascale.linalg.extraction import change_products
 from igascale.linalg.fused import Blocks, FusedMaskedMean, KernelFailure
+from igascale.linalg.histogram import BINS, sample_starts
 from igascale.linalg.projection import TilePasses
 from igascale.linalg.tile_masks import ExpMask
 from igascale.linalg.tiles import MaskedMean
@@ -93,6 +94,24 @@ def test_products_and_statistics_match_dense_float64(norm, D, shape, R, P, block
         assert source.mask_mean_N[n].item() == pytest.approx(M.mean().item(), rel=1e-6)
         assert unit**2 * source.change_sq_N[n].item() == pytest.approx(E.square().sum().item(), rel=1e-5)
         assert unit**2 * source.masked_sq_N[n].item() == pytest.approx((mean * M).square().sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("O", [40, 150])
+def test_a_sample_of_the_masks_values_is_counted_beside_the_kernel(O):
+    adapters = adapters_of(2, O, 33, 3, 4)
+    contrasts = contrasts_of(adapters)
+    source, plain = (FusedMaskedMean(contrasts, ExpMask(contrasts, 0.7, "relative"), blocks=SMALL) for _ in range(2))
+    source.wants_histogram = True
+    assert torch.equal(source.times(torch.eye(33)), plain.times(torch.eye(33)))
+    assert plain.histogram_NK is None
+    rows = sorted({r for start in sample_starts(O) for r in range(start, min(start + 4, O))})
+    for n, adapter in enumerate(adapters):
+        values = dense(adapter, 0.7, "relative")[1][rows]
+        expected = torch.histogram(values, BINS, range=(0.0, 1.0)).hist * (O / len(rows))
+        assert (source.histogram_NK[n, :BINS] - expected).abs().sum() <= 2.5 * O / len(
+            rows
+        )  # a value at an edge may round
+        assert source.histogram_NK[n, BINS].item() == min(O, 64) * 33
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e12])

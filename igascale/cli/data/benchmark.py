@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 @click.option(
     "--skip-bad", is_flag=True, help="Leave out records that break the format, and list them, instead of stopping."
 )
+@click.option(
+    "--show-prompt", type=int, metavar="N", help="Print the prompt of the N-th selected problem, counted from 1."
+)
+@click.option(
+    "--score",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --show-prompt: what the scorer makes of the text in FILE as an answer to it; - is standard input.",
+)
 @click.option("--expect", metavar="SHA256", help="Refuse files whose sha256 (of the whole) is another.")
 @click.option("--predictions", type=click.Path(), help="ReClor: JSON lines {id, prediction} for --npy.")
 @click.option("--npy", type=click.Path(), metavar="OUT", help="ReClor: write the challenge server's test_preds.npy.")
@@ -60,6 +69,8 @@ def command(name: str | None, source: str | None, info: bool, **options: Any) ->
       igascale data benchmark logiqa2 LogiQA2.0                counts, duplicates, checksums
       igascale data benchmark math MATH --split id --subset train --seeds seeds.jsonl
       igascale data benchmark math EleutherAI/hendrycks_math
+      igascale data benchmark logiqa2 dev.txt --show-prompt 3
+      echo "Answer: (B)" | igascale data benchmark logiqa2 dev.txt --show-prompt 3 --score -
       igascale data benchmark reclor reclor_data/test.json --predictions answers.jsonl --npy test_preds.npy
     """
     from igascale.errors import UserError
@@ -88,6 +99,8 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
     _check_challenge_options(benchmark, options)
     if options["held_out"] and options["split"] == "all":
         raise UserError("--held-out goes with --split id or --split ood")
+    if options["score"] and options["show_prompt"] is None:
+        raise UserError("--score goes with --show-prompt: the number of the problem that the text answers")
     loaded = benchmark.load(source, password=options["password"], skip_bad=options["skip_bad"])
     if options["expect"] and options["expect"].strip().lower() != loaded.sha256:
         raise UserError(f"{source}: sha256 of the whole is {loaded.sha256}, not the expected {options['expect']}")
@@ -98,6 +111,8 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
     items = _selected(benchmark, loaded, options)
     if outputs and not options["npy"] and not items:
         raise UserError("nothing is selected; no file is written")
+    if options["show_prompt"] is not None:
+        _show_prompt(benchmark, items, options["show_prompt"], options["score"])
     if options["seeds"]:
         _write_lines(options["seeds"], (to_record(seed) for seed in seeds(benchmark, items)))
         click.echo(f"{options['seeds']}: {len(items)} seeds. {_seed_warning(items)}")
@@ -106,6 +121,41 @@ def _with_source(benchmark: Benchmark, source: str, options: dict[str, Any]) -> 
         click.echo(f"{options['texts']}: {len(items)} texts")
     if options["npy"]:
         _write_challenge(loaded, options)
+
+
+def _show_prompt(benchmark: Benchmark, items: list[BenchmarkItem], number: int, answered: str | None) -> None:
+    """The prompt between two rules; then what the task says of a text."""
+    from igascale.errors import UserError
+    from igascale.evaluation.tasks import find
+
+    task = find(benchmark.name)
+    if not 1 <= number <= len(items):
+        raise UserError(f"--show-prompt {number}: {len(items)} problems are selected; the first is 1")
+    item, text = items[number - 1], None if answered is None else _read_text(answered)
+    click.echo(f"--- prompt of {item.id} (task {task.name}, version {task.version})")
+    click.echo(task.prompt(item))
+    click.echo("---")
+    left_out = task.left_out(item)
+    click.echo(f"expected: {item.answer} ({item.answer_kind})" if left_out is None else f"not scored: {left_out}")
+    if text is None:
+        return
+    predicted = task.extract(text, item)
+    if predicted is None:
+        click.echo("read from the text: no answer, which is a parse failure and wrong")
+        return
+    click.echo(f"read from the text: {predicted}")
+    if left_out is None:
+        click.echo("right" if task.is_correct(predicted, item) else "wrong")
+
+
+def _read_text(path: str) -> str:
+    from igascale.errors import UserError
+
+    try:
+        with click.open_file(path, encoding="utf-8") as file:
+            return str(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--score {path}: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}") from None
 
 
 def _outputs(options: dict[str, Any]) -> list[str]:

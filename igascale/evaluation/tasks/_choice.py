@@ -31,9 +31,7 @@ _LETTERED = re.compile(
     r"[(\[{<]?\s*(?P<letter>[A-Za-z])\s*(?P<glue>[)\]}>]\s*[.:,;–—-]?|[.:,;–—-]|(?=\s))(?P<rest>.*)", re.DOTALL
 )
 #: After a letter that nothing parts from the rest: what makes it a letter still, not the article "a" or the pronoun "I".
-_ASSERTED = re.compile(
-    r"\s*(?:because|since|as\b|,|\(|is\s+(?:the\s+)?(?:correct|right|best|most|only)\b)", re.IGNORECASE
-)
+_ASSERTED = re.compile(r"\s*(?:because|since|as\b|,|is\s+(?:the\s+)?(?:correct|right|best|most|only)\b)", re.IGNORECASE)
 _DENIED = re.compile(
     r"\W*(?:(?:is|was|are|can|could|must|does|would)(?:\s+not\b|n[’']t\b|not\b|\s+never\b)"
     r"|(?:is|was)\s+(?:clearly\s+)?(?:wrong|incorrect|false|ruled|eliminated)|(?:is\s+)?(?:wrong|incorrect)\b)",
@@ -41,7 +39,7 @@ _DENIED = re.compile(
 )
 #: A second letter that stands beside the first as its equal: "or C", "/C", "and (C)".
 _SECOND = re.compile(
-    r"\s*(?:and/or|or|and|&|/|\+|,)\s*(?:option\s+|choice\s+)?[(\[]?([A-Za-z])(?![A-Za-z'’])", re.IGNORECASE
+    r"\s*(?:(?:and/or|or|and|&|/|\+|,)\s*)+(?:option\s+|choice\s+)?[(\[]?([A-Za-z])(?![A-Za-z'’])", re.IGNORECASE
 )
 
 
@@ -101,11 +99,9 @@ def _named(line: str, options: Sequence[str]) -> str | None:
         line = last_boxed(line) or ""
     text = without_markup(line)
     for reading in dict.fromkeys((text, text[_match_end(_BEFORE, text) :])):
-        if len(reading.strip(_ROUND)) == 1:
-            return _lone(reading, options)
-        by_text = _by_text(reading, options)
-        if by_text is not None:
-            return by_text
+        found = _lone(reading, options) or _by_text(reading, options)
+        if found is not None:
+            return found
     return _by_letter(text[_match_end(_BEFORE, text) :], options)
 
 
@@ -123,7 +119,8 @@ def _beginnings(reading: str) -> Iterator[str]:
     """The whole, then what ends before each full stop, the longest first."""
     yield reading
     for stop in reversed([match.start() for match in re.finditer(r"\.\s", reading)]):
-        yield reading[:stop]
+        if len(reading[:stop].strip(_ROUND)) > 1:  # "B. ..." begins with a letter, whatever the options say
+            yield reading[:stop]
 
 
 def _by_letter(reading: str, options: Sequence[str]) -> str | None:

@@ -21,7 +21,6 @@ from igascale.errors import TRY_AGAIN, UserError, did_you_mean
 from igascale.isomers.teacher.request import Request, reply_schema
 from igascale.isomers.teacher.settings import TeacherSettings
 
-KEYS = ("IGASCALE_TEACHER_KEY", "OPENAI_API_KEY")
 DEFAULT_URL = "https://api.openai.com/v1"
 LONGEST_WAIT = 3600.0  # seconds: a server that asks for more has a quota to wait for, not a rush
 _WAYS = ("json_schema", "json_object", "none")
@@ -33,6 +32,7 @@ _TOO_LONG = re.compile(
 )
 _WROTE_NO_JSON = "json_validate_failed"  # a 400, but of an answer: another seed may do
 _NOTHING_ON_PURPOSE = ("length", "max_tokens", "model_length", "content_filter", "safety")  # a reason for no text
+_ENDED_AT_ONCE = ("stop", "eos", "eos_token", "end_turn")  # and one where any text is an answer
 _NOT_TAKEN = re.compile(
     r"unsupported|(not|n't) (support|permit|allow|accept|recogni)|extra|forbidden|unknown|unrecogni|unexpected",
     re.IGNORECASE,
@@ -115,9 +115,9 @@ def _address(url: str) -> SplitResult:
     )
 
 
-def _key_for(url: str) -> str:
+def _key_for(url: str, names: tuple[str, ...]) -> str:
     """The key as it goes into a header: files and `echo` like to end it with a line break."""
-    for name in KEYS:
+    for name in names:
         key = os.environ.get(name, "").strip()
         if not key:
             continue
@@ -149,7 +149,7 @@ class Endpoint:
         parts = _address(url)
         #: For messages: without a password that the URL may carry.
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-        self._key = _key_for(self.url)
+        self._key = _key_for(self.url, settings.key_names)
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
         except ImportError:
@@ -161,7 +161,7 @@ class Endpoint:
         self._way = _WAYS[0] if settings.structured == "auto" else settings.structured
         self._limit_name = "max_tokens"
         self.left_out: set[str] = set()
-        self._accepted: set[tuple[str, type]] = set()  # ways of asking, and what for, that were answered
+        self._accepted: set[tuple[str, type | None]] = set()  # ways of asking, and what for, that were answered
 
     async def close(self) -> None:
         """Close its connections."""
@@ -187,12 +187,12 @@ class Endpoint:
             TeacherDown: no request will do better.
         """
         while True:
-            way = self._way
+            way = self._way if request.reply is not None else "none"
             body = self._body(request, way, seed, max_tokens, attempt)
             try:
                 async with asyncio.timeout(self._settings.timeout):
                     completion = await self._client.chat.completions.create(**body)
-                reply = self._reply(completion)
+                reply = self._reply(completion, plain=request.reply is None)
                 self._accepted.add((way, request.reply))
                 return reply
             except (TeacherDown, TurnedAway):
@@ -205,11 +205,14 @@ class Endpoint:
 
     def _body(self, request: Request, way: str, seed: int | None, max_tokens: int, attempt: int) -> dict[str, Any]:
         schema, system = reply_schema(request.reply), request.system
-        if way != "json_schema" or attempt:
+        if schema and (way != "json_schema" or attempt):
             system += f"\n\nReply with one JSON object and nothing else. It must match this JSON schema:\n{schema}"
         body: dict[str, Any] = {
             "model": self._settings.model,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": request.user}],
+            "messages": [
+                *([{"role": "system", "content": system}] if system else []),
+                {"role": "user", "content": request.user},
+            ],
             self._limit_name: max_tokens,
         }
         if self._settings.temperature is not None and "temperature" not in self.left_out:
@@ -217,7 +220,7 @@ class Endpoint:
         if seed is not None and "seed" not in self.left_out:
             body["seed"] = seed
         # As extra_body: as an argument, the client would walk through the whole schema for every request, a third of its CPU time.
-        if way == "json_schema":
+        if way == "json_schema" and request.reply is not None:
             name = re.sub(r"[^A-Za-z0-9_-]", "_", request.reply.__name__)
             described = {"name": name, "strict": True, "schema": json.loads(schema)}
             body["extra_body"] = {"response_format": {"type": "json_schema", "json_schema": described}}
@@ -225,7 +228,7 @@ class Endpoint:
             body["extra_body"] = {"response_format": {"type": "json_object"}}
         return body
 
-    def _reply(self, completion: Any) -> Reply:
+    def _reply(self, completion: Any, plain: bool) -> Reply:
         """What came back, of whatever shape. Nothing that may have been paid for is an exception here.
 
         Raises:
@@ -259,12 +262,13 @@ class Endpoint:
             else "",
         )
         nothing = not choices or not (reply.text or reply.refusal or reply.malformed or reply.output_tokens)
-        if reply.finish_reason == "error" or (nothing and reply.finish_reason not in _NOTHING_ON_PURPOSE):
+        on_purpose = _NOTHING_ON_PURPOSE + (_ENDED_AT_ONCE if plain else ())
+        if reply.finish_reason == "error" or (nothing and reply.finish_reason not in on_purpose):
             detail = f"HTTP 200, but nothing was written (finish_reason {reply.finish_reason or 'none'})"
             raise TurnedAway("5xx", detail, lost=bool(reply.output_tokens))
         return reply
 
-    def _asks_differently(self, error: Exception, body: dict[str, Any], way: str, reply: type) -> bool:
+    def _asks_differently(self, error: Exception, body: dict[str, Any], way: str, reply: type | None) -> bool:
         """Whether a refusal was about the way of asking, and there is another one."""
         if getattr(error, "status_code", None) not in (400, 422):
             return False
@@ -293,6 +297,8 @@ class Endpoint:
             return False
         for name in named:
             if name not in self.left_out and not self._accepted:
+                if name in self._settings.must_take:
+                    raise TeacherDown(f"the teacher at {self.url} takes no {name} ({text}), which was asked for")
                 self.left_out.add(name)
                 self._say(f"the teacher takes no {name} ({text}); it is left out from now on")
         return any(name in self.left_out for name in named)

@@ -1,4 +1,4 @@
-"""Whether an answer can be used: it ended by itself, holds one JSON object, and that is what was asked for."""
+"""Whether an answer can be used: it ended by itself, holds one JSON object, and that is what was asked for. Of plain text little is asked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from igascale.isomers.teacher.request import Request, reply_schema
 
 # How servers say that the model came to its end. Some say nothing at all: then it is the object that tells, one that was cut is no JSON.
 _ENDED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence")
-_CUT_OFF = ("length", "max_tokens", "model_length")
+CUT_OFF = ("length", "max_tokens", "model_length")
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content")
 
 
-def read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
+def read(request: Request, text: str, reply: Reply | None = None) -> BaseModel | str:
     """The validated answer.
 
     Args:
@@ -29,7 +29,9 @@ def read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
         BadAnswer: it is not usable.
     """
     if reply is not None:
-        _check_end(reply)
+        _check_end(reply, plain=request.reply is None)
+    if request.reply is None:
+        return text.encode("utf-8", "replace").decode()
     if not text.strip():
         raise BadAnswer("empty", "the answer has no text")
     try:
@@ -47,12 +49,14 @@ def read(request: Request, text: str, reply: Reply | None = None) -> BaseModel:
         raise BadAnswer("schema", f"{where}: {first['msg']} ({error.error_count()} in all)") from None
 
 
-def _check_end(reply: Reply) -> None:
+def _check_end(reply: Reply, plain: bool) -> None:
     if reply.malformed:
         raise BadAnswer("schema", f"the server's reply is no completion: {reply.malformed}")
     if reply.refusal or reply.finish_reason in _FILTERED:
         raise BadAnswer("filtered", reply.refusal or "the server's content filter stopped the answer")
-    if reply.finish_reason in _CUT_OFF:
+    if reply.finish_reason in CUT_OFF:
+        if plain:
+            return
         raise BadAnswer("length", "the answer was cut off at max_tokens")
     if reply.finish_reason not in _ENDED:
         raise BadAnswer("schema", f"the answer ended for another reason than its end: {reply.finish_reason[:40]!r}")

@@ -3,7 +3,7 @@
 The key is the SHA-256 of everything that decides the answer: model, both messages, the JSON schema of the reply, temperature, seed,
 sample and prompt version. Left out, on purpose:
 
-- ``max_tokens``: an answer that was cut off is never kept, so the limit cannot change one that was.
+- ``max_tokens``: an answer that was cut off is never kept, so the limit cannot change one that was. (Of a plain text it may be cut off: there it counts.)
 - the base URL: the same model behind another door. A server that moves, or a second one beside it, pays nothing twice. Two *different*
   models under one name would share answers: name them apart.
 - how the structure is asked for (``response_format`` or words): it decides whether an answer is usable, and only usable ones are kept. Unusable ones
@@ -26,13 +26,13 @@ from igascale.isomers.teacher.settings import TeacherSettings
 
 @dataclass(frozen=True)
 class Request:
-    """A question whose answer is one JSON object.
+    """A question whose answer is one JSON object, or plain text.
 
     Attributes:
         stage: what it is for (``extract``, ``verify``, ...); counters are kept by stage. Not part of the key.
-        system: the instructions.
+        system: the instructions; none are sent where they are empty.
         user: the question itself.
-        reply: strict model of the answer.
+        reply: strict model of the answer; ``None``: any text is an answer, also an empty one and one that was cut off.
         sample: which of several independent answers to the same question (a regeneration, a vote); it moves the seed.
         prompt_version: of the prompt's file; an edited prompt never meets answers to the old one.
     """
@@ -40,7 +40,7 @@ class Request:
     stage: str
     system: str
     user: str
-    reply: type[BaseModel]
+    reply: type[BaseModel] | None
     sample: int = 0
     prompt_version: str = ""
 
@@ -58,12 +58,19 @@ def key_of(request: Request, settings: TeacherSettings) -> str:
         "sample": request.sample,
         "prompt_version": request.prompt_version,
     }
+    if request.reply is None:
+        decisive["max_tokens"] = settings.max_tokens
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)
-def reply_schema(reply: type[BaseModel]) -> str:
-    """The JSON schema of a reply, in the strict form that structured output asks for: no other fields, every field required."""
+def reply_schema(reply: type[BaseModel] | None) -> str:
+    """The JSON schema of a reply, in the strict form that structured output asks for: no other fields, every field required.
+
+    Empty for plain text.
+    """
+    if reply is None:
+        return ""
     return json.dumps(_strict(reply.model_json_schema()), sort_keys=True)
 
 

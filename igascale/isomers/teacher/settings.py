@@ -12,7 +12,7 @@ MOST_AT_ONCE = 1000  # connections that the openai client opens
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """How the teacher is asked. Its key comes from the environment alone: IGASCALE_TEACHER_KEY, else OPENAI_API_KEY.
+    """How the teacher is asked. Its key comes from the environment alone.
 
     Attributes:
         model: as the server calls it.
@@ -32,6 +32,8 @@ class TeacherSettings:
         attempts: answers to one request, until a usable one.
         backoff: seconds, the most before the second try; doubles with each.
         backoff_cap: seconds, the most before any try.
+        key_names: variables of the environment that may hold the key; the first that is set counts.
+        must_take: ``temperature`` or ``seed``, where a server that does not take it is refused rather than asked without.
     """
 
     model: str
@@ -51,6 +53,8 @@ class TeacherSettings:
     attempts: int = 3
     backoff: float = 0.5
     backoff_cap: float = 60.0
+    key_names: tuple[str, ...] = ("IGASCALE_TEACHER_KEY", "OPENAI_API_KEY")
+    must_take: tuple[str, ...] = ()
 
 
 def check_settings(settings: TeacherSettings) -> None:

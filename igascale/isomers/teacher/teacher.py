@@ -52,12 +52,13 @@ class Answer:
     """A usable answer.
 
     Attributes:
-        value: an instance of the request's reply model.
+        value: an instance of the request's reply model, or the text.
         text: as it was received.
         cached: nothing was paid for it now.
         key: under which it is stored.
         input_tokens: that it cost when it was paid for.
         output_tokens: likewise.
+        finish_reason: as the server put it; of plain text only, which may have been cut off.
     """
 
     value: Any
@@ -66,6 +67,7 @@ class Answer:
     key: str
     input_tokens: int
     output_tokens: int
+    finish_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Teacher:
         if (stored := self.store.get(key)) is not None:
             try:
                 value = read(request, stored.text)
-                return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens)
+                reason = stored.about.get("finish_reason", "")
+                return Answer(value, stored.text, True, key, stored.input_tokens, stored.output_tokens, reason)
             except BadAnswer as bad:  # the reply model checks more than it did
                 line = f"{request.stage}: a stored answer no longer passes ({bad}); asked again"
                 self._say_once(f"stale {request.stage}", line)
@@ -268,12 +271,13 @@ class Teacher:
             self._record(ticket, spent, lambda: self.store.log_failure(*failed, spent, ticket.number))
             raise
         spent = self.spending.paid(*tokens, usable=True)
-        answer = StoredAnswer(reply.text, *tokens, request.stage, self._about(this, reply))
+        text = reply.text if request.reply is not None else str(value)
+        answer = StoredAnswer(text, *tokens, request.stage, self._about(this, reply))
         self._record(ticket, spent, lambda: self.store.put(key, answer, spent, ticket.number))
         if not self._known:
             self._known = True
             self.store.put_meta(self._worked, "yes")
-        return Answer(value, reply.text, False, key, *tokens)
+        return Answer(value, text, False, key, *tokens, "" if request.reply else reply.finish_reason)
 
     async def _blamed(self, this: _Try, bad: BadAnswer) -> Exception:
         """What to make of a request that the server gave no answer to, noted in the store."""
@@ -483,6 +487,7 @@ class Teacher:
             "prompt_version": this.request.prompt_version,
             "served_by": reply.model,
             "fingerprint": reply.fingerprint,
+            **({} if this.request.reply else {"finish_reason": reply.finish_reason}),
         }
 
     def _say_once(self, what: str, line: str) -> None:
