@@ -48,7 +48,8 @@ def command(
 
     EVAL is a run, or a folder that `igascale eval --out` wrote. Samples are joined by suite, side and id. Each evaluation's
     accuracy, its difference to the reference with a 95% interval, p by an exact paired test that knows of groups, and which answers
-    differ. Evaluations of different problems, answers, token limits or scoring are refused.
+    differ. Evaluations of different problems, answers, token limits or scoring are refused. Where all of them are runs, what they cost,
+    how their settings were selected, and where they stand at one validation loss follow.
 
     \b
     Examples:
@@ -101,6 +102,9 @@ def command(
     for other in read[1:]:
         for key in choose_examples(read[0], other, keys, show):
             print_example(read[0], other, key)
+    from igascale.evaluation.compare_runs import print_runs
+
+    print_runs(console, evaluations)
 
 
 def _ordered(evaluations: tuple[str, ...], reference: str | None) -> list[str]:

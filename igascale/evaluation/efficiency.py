@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from igascale import status
@@ -17,6 +17,8 @@ from igascale.runs.reading import DIED, read_run
 
 #: Steps after each start that no time is taken from: compilation, caches, allocators.
 WARM_UP = 3
+_LISTED_RANKS = 64  # more are not listed one by one (igascale.metrics)
+_UNSTEADY = 1.5  # between quartiles; above it the median says less than it seems to
 _ADAPTER = "adapter_model.safetensors"
 
 
@@ -30,6 +32,7 @@ class Efficiency:
         steps: optimizer steps taken, each counted once.
         timed_steps: recorded steps that the next two are taken from: not skipped, not among the first of a start.
         seconds_per_step: their median.
+        seconds_low, seconds_high: their quartiles.
         tokens_per_second: their tokens over their time, over all ranks.
         steps_per_epoch: whole steps that the training file makes.
         peak_memory_bytes: most that a rank held.
@@ -51,6 +54,8 @@ class Efficiency:
     steps: int
     timed_steps: int
     seconds_per_step: float | None
+    seconds_low: float | None
+    seconds_high: float | None
     tokens_per_second: float | None
     steps_per_epoch: int | None
     peak_memory_bytes: int | None
@@ -104,13 +109,20 @@ def efficiency(folder: Path) -> Efficiency:
     hardware, key = _hardware(began[-1])
     weight, uneven = _devices_held(steps, began)
     r = section(config, "lora").get("r")
+    low, _, high = quantiles(seconds, method="inclusive") if len(seconds) > 1 else (None, None, None)
     notes = _notes(folder, config, run.state, began, steps, damaged, warm_up_left_out) + uneven
+    if low and high and high > _UNSTEADY * low:
+        notes.append(
+            f"steps took {low:.3g} to {high:.3g} s (quartiles): the machine was shared, or texts differ much in length"
+        )
     return Efficiency(
         run=str(folder),
         state=run.state,
         steps=run.step or 0,
         timed_steps=len(seconds),
         seconds_per_step=median(seconds) if seconds else None,
+        seconds_low=low,
+        seconds_high=high,
         tokens_per_second=rate,
         steps_per_epoch=_steps_per_epoch(config, began[-1]),
         peak_memory_bytes=peak,
@@ -156,14 +168,8 @@ def _memory(steps: list[dict[str, Any]], last: Start) -> tuple[int | None, tuple
     width = max(map(len, lists), default=0)
     by_rank = tuple(max(one[rank] for one in lists if rank < len(one)) for rank in range(width))
     kind = "GPU memory as PyTorch counts it" if any(r.get("gpu") for r in last.ranks) else "resident memory"
-    ranks = len(last.ranks)
-    of = (
-        kind
-        if ranks == 1
-        else f"{kind} of the largest of {ranks} ranks"
-        if by_rank or ranks > 64
-        else f"{kind} of rank 0 alone"
-    )
+    alone = 1 < len(last.ranks) <= _LISTED_RANKS and not by_rank  # as an earlier version recorded it
+    of = f"{kind} of {'rank 0 alone' if alone else 'the largest rank'}"
     return max(peaks, default=None), by_rank, of
 
 

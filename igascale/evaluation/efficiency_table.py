@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igascale.evaluation.accuracy import Accuracy
+from igascale.evaluation.averages import Average, average
 from igascale.evaluation.efficiency import WARM_UP, Efficiency
-from igascale.evaluation.table_cells import accuracy_with_interval
+from igascale.evaluation.results import ISOMERS, EvaluationResult
+from igascale.evaluation.table_cells import accuracy_with_interval, average_cell
 from igascale.tables import Cell, Column, Table, emphasise_best
 
 #: Column -> whether more is better; these are times or hang on them.
@@ -42,11 +44,27 @@ class Cost:
         name: as the table calls it.
         efficiency: what it cost.
         ood: out-of-distribution accuracy, where it was evaluated.
+        ood_of: on what: ``isomer groups``, or the benchmarks of an average.
     """
 
     name: str
     efficiency: Efficiency
-    ood: Accuracy | None = None
+    ood: Accuracy | Average | None = None
+    ood_of: str = ""
+
+    @classmethod
+    def of(cls, name: str, efficiency: Efficiency, result: EvaluationResult | None) -> Cost:
+        """With the average over benchmarks where there are several, else that of the isomer groups, else of the one benchmark."""
+        if result is None:
+            return cls(name, efficiency)
+        if (mean := average(result, "ood")) is not None:
+            return cls(name, efficiency, mean, f"the average of {', '.join(mean.over)}")
+        sides = {suite: part.ood.accuracy for suite, part in result.suites.items() if part.ood is not None}
+        if ISOMERS in sides:
+            return cls(name, efficiency, sides[ISOMERS], "the isomer groups")
+        return next(
+            (cls(name, efficiency, accuracy, suite) for suite, accuracy in sides.items()), cls(name, efficiency)
+        )
 
 
 def efficiency_table(costs: Sequence[Cost], title: str = "What the runs cost") -> Table:
@@ -59,6 +77,8 @@ def efficiency_table(costs: Sequence[Cost], title: str = "What the runs cost") -
     if alike:
         for column, largest in _RANKED.items():
             if column.startswith(("compute", "OOD")) and len({cost.efficiency.steps for cost in costs}) > 1:
+                continue
+            if column.startswith("OOD") and len({cost.ood_of for cost in costs if cost.ood_of}) > 1:
                 continue
             table = emphasise_best(table, column, largest)
     return table
@@ -83,17 +103,21 @@ def _row(cost: Cost, mark: str) -> list[Cell | str | None]:
     memory = None if found.peak_memory_bytes is None else found.peak_memory_bytes / 2**30
     return [
         cost.name,
-        significant(found.seconds_per_step, mark=mark),
+        _with_quartiles(significant(found.seconds_per_step, mark=mark), found),
         significant(found.hours_per_epoch, mark=mark),
         significant(found.tokens_per_second, mark=mark),
         significant(memory, mark=mark),
         None if found.trainable is None else significant(found.trainable / 1e6),
         Cell(str(found.devices), found.devices) if found.devices else None,
         significant(found.compute_hours, mark=mark),
-        accuracy_with_interval(cost.ood),
+        average_cell(cost.ood) if isinstance(cost.ood, Average) else accuracy_with_interval(cost.ood),
         None if ood is None else significant(found.per_compute_hour(ood), mark=mark),
         None if ood is None else significant(found.per_epoch_hour(ood), mark=mark),
     ]
+
+
+def _with_quartiles(cell: Cell | None, found: Efficiency) -> Cell | None:
+    return None if cell is None else replace(cell, low=found.seconds_low, high=found.seconds_high)
 
 
 def _notes(costs: Sequence[Cost], marks: dict[tuple[str, ...], str], alike: bool) -> list[str]:
@@ -111,6 +135,10 @@ def _notes(costs: Sequence[Cost], marks: dict[tuple[str, ...], str], alike: bool
     notes.append(
         "OOD %/(h/epoch) is the paper's Acc/CHr; OOD %/compute h falls with every hour, so that it favours runs that end early"
     )
+    if measured := dict.fromkeys(cost.ood_of for cost in costs if cost.ood_of):
+        notes.append(
+            f"OOD %: of {'; '.join(measured)}" + ("; NOT OF THE SAME for all runs" if len(measured) > 1 else "")
+        )
     if len({cost.efficiency.steps for cost in costs}) > 1:
         steps = ", ".join(f"{cost.name} {cost.efficiency.steps:,}" for cost in costs)
         notes.append(f"steps differ, so compute hours are not ranked: {steps}")

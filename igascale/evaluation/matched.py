@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,9 @@ def match(folders: Sequence[Path], names: Sequence[str] | None = None, loss: flo
     told = names or [str(folder) for folder in folders]
     curves = [_read(folder) for folder in folders]
     if loss is None:
-        loss = matched_loss([curve for curve, _ in curves])
-    runs = [_run(name, folder, *curve, loss) for name, folder, curve in zip(told, folders, curves, strict=True)]
-    return Matched(loss, tuple(runs))
+        loss = matched_loss([curve.kept for curve in curves])
+    runs = [_run(name, folder, curve, loss) for name, folder, curve in zip(told, folders, curves, strict=True)]
+    return Matched(loss, tuple(_with_domains(runs, curves)))
 
 
 def matched_loss(curves: Sequence[Sequence[Validation]]) -> float | None:
@@ -148,14 +148,38 @@ def validations(folder: Path) -> list[Validation]:
     Raises:
         UserError: it is no run folder.
     """
-    return _read(folder)[0]
+    return _read(folder).kept
 
 
-def _read(folder: Path) -> tuple[list[Validation], int]:
-    """The validations, and how many were left out."""
+@dataclass(frozen=True)
+class _Curve:
+    """A run's validations; how many were left out; the domains that their losses are means over, ID and OOD."""
+
+    kept: list[Validation]
+    left_out: int
+    domains: tuple[tuple[str, ...], ...]
+
+
+def _read(folder: Path) -> _Curve:
     found = [r for r in records(check_run(folder), "validation")[0] if r.get("id")]
     kept = [Validation(r["step"], id_, _mean(r.get("ood"))) for r in found if (id_ := _mean(r["id"])) is not None]
-    return kept, len(found) - len(kept)
+    sides = [found[0].get(side) if found else None for side in ("id", "ood")]
+    domains = tuple(tuple(sorted(side)) if isinstance(side, dict) else () for side in sides)
+    return _Curve(kept, len(found) - len(kept), domains)
+
+
+def _with_domains(runs: list[MatchedRun], curves: list[_Curve]) -> list[MatchedRun]:
+    """Runs whose losses are means over other domains than those of the first are not compared in silence."""
+    first = next((curve.domains for curve in curves if curve.kept), ())
+    told = []
+    for run, curve in zip(runs, curves):
+        if curve.kept and curve.domains != first:
+            over = ", ".join(d for side in curve.domains for d in side)
+            run = replace(
+                run, why_not="; ".join(filter(None, (f"OTHER DOMAINS: its losses are over {over}", run.why_not)))
+            )
+        told.append(run)
+    return told
 
 
 def _mean(losses: Any) -> float | None:
@@ -168,7 +192,8 @@ def _mean(losses: Any) -> float | None:
     return math.fsum(values) / len(values)
 
 
-def _run(name: str, folder: Path, curve: list[Validation], left_out: int, loss: float | None) -> MatchedRun:
+def _run(name: str, folder: Path, read: _Curve, loss: float | None) -> MatchedRun:
+    curve, left_out = read.kept, read.left_out
     if not curve or loss is None:
         why = "no validation loss was finite" if left_out else "no validation is recorded (eval.every, data.validation)"
         return MatchedRun(name, None, None, None, why_not=why)

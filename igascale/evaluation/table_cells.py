@@ -73,16 +73,21 @@ def lcs_cells(lcs: Consistency | None, accuracy: Accuracy | None) -> tuple[Cell 
         return None, None
     if lcs.lcs is None or lcs.relative is None:
         return NOT_FINITE, NOT_FINITE
-    doubtful = lcs.collapsed or accuracy is None or against_chance(accuracy) != "above"
-    return short(100 * lcs.lcs, doubtful), short(lcs.relative, doubtful)
+    doubt = doubtful(lcs, accuracy)
+    return short(100 * lcs.lcs, doubt), short(lcs.relative, doubt)
 
 
-def short(value: float | None, doubtful: bool = False) -> Cell | None:
+def doubtful(lcs: Consistency | None, accuracy: Accuracy | None) -> bool:
+    """Whether a low LCS would mean nothing: collapsed states, or an accuracy that is not above chance, or unknown."""
+    return lcs is None or lcs.collapsed or accuracy is None or against_chance(accuracy) != "above"
+
+
+def short(value: float | None, doubt: bool = False) -> Cell | None:
     """Four figures, or whole numbers with their thousands set apart; ``?`` where it means nothing."""
     if value is None:
         return None
     text = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
-    return Cell(text, value, mark="?" if doubtful else "", emphasis="dim" if doubtful else "none")
+    return Cell(text, value, mark="?" if doubt else "", emphasis="dim" if doubt else "none")
 
 
 def splits(result: EvaluationResult) -> list[tuple[str, SplitResult]]:
@@ -103,12 +108,11 @@ def warnings(result: EvaluationResult) -> list[str]:
     """What a reader should not miss: collapsed states, texts that were cut off, answers that could not be read."""
     notes = []
     for name, split in splits(result):
-        collapsed = [lcs.layer for lcs in (split.consistency, *split.layers) if lcs is not None and lcs.collapsed]
+        collapsed = [lcs for lcs in (split.consistency, *split.layers) if lcs is not None and lcs.collapsed]
         if collapsed:
-            layers = ", ".join(map(str, sorted(set(collapsed))))
-            notes.append(
-                f"{name}: hidden states hardly differ between problems: collapsed, LCS means nothing (layer {layers})"
-            )
+            layers = ", ".join(map(str, sorted({lcs.layer for lcs in collapsed})))
+            why = next((lcs.alarm for lcs in collapsed if lcs.alarm), "hidden states hardly differ between problems")
+            notes.append(f"{name}: {why}: collapsed, LCS means nothing (layer {layers})")
         if split.unfinished > 0.02:
             limit = result.settings.get("max_new_tokens")
             notes.append(f"{name}: {100 * split.unfinished:.1f}% of the texts ran into the limit of {limit} new tokens")

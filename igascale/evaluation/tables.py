@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from igascale.evaluation.averages import average, average_gap
 from igascale.evaluation.consistency_tables import consistency_tables
 from igascale.evaluation.results import ISOMERS, EvaluationResult, SuiteResult
+from igascale.evaluation.selection_marks import SelectionMark, legend
 from igascale.evaluation.table_cells import (
     LEGEND,
     accuracy_cell,
@@ -48,12 +49,21 @@ _AVERAGED = (
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One line of the comparison; what was not measured is ``None``."""
+    """One line of the comparison; what was not measured is ``None``.
+
+    Attributes:
+        method: what it is called.
+        result: its evaluation.
+        seconds_per_step: median.
+        peak_memory_bytes: most that a rank held.
+        selected: how its settings were chosen.
+    """
 
     method: str
     result: EvaluationResult
     seconds_per_step: float | None = None
     peak_memory_bytes: float | None = None
+    selected: SelectionMark | None = None
 
 
 def evaluation_tables(result: EvaluationResult, title: str = "Evaluation") -> list[Table]:
@@ -62,8 +72,12 @@ def evaluation_tables(result: EvaluationResult, title: str = "Evaluation") -> li
 
 
 def evaluation_table(result: EvaluationResult, title: str = "Evaluation") -> RenderableType:
-    """The same for the terminal, with what should not be missed below."""
-    return _shown(evaluation_tables(result, title), warnings(result))
+    """The same for the terminal, with what should not be missed below; the gap of a single suite is a line there."""
+    if len(result.suites) > 1:
+        return _shown(evaluation_tables(result, title), warnings(result))
+    gaps = [f"ID − OOD: {cell.text} points" for s in result.suites.values() if (cell := gap_cell(s)) is not None]
+    tables = [_accuracy_table(result, title), *consistency_tables(result)]
+    return _shown(tables, [*gaps, *warnings(result)])
 
 
 def comparison_tables(rows: Sequence[MethodResult], title: str = "Methods") -> list[Table]:
@@ -86,8 +100,10 @@ def _shown(tables: Sequence[Table], notes: Sequence[str]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    styles = {True: "bold red", False: "yellow"}
-    return Group(*map(to_rich, tables), *(Text(note, style=styles["collapsed" in note]) for note in notes))
+    def style(note: str) -> str:
+        return "bold red" if "collapsed" in note else "" if note.startswith("ID − OOD") else "yellow"
+
+    return Group(*map(to_rich, tables), *(Text(note, style=style(note)) for note in notes))
 
 
 def _accuracy_table(result: EvaluationResult, title: str) -> Table:
@@ -144,7 +160,12 @@ def _benchmarks(rows: Sequence[MethodResult]) -> list[str]:
 
 
 def _isomer_comparison(rows: Sequence[MethodResult], title: str) -> Table:
-    names = ("ID %", "OOD %", "gap", "no answer %", "LCS ×10²", "relative LCS", "s/step", "peak memory MiB")
+    names = ["ID %", "OOD %", "gap", "no answer %", "LCS ×10²", "relative LCS"]
+    if timed := any(row.seconds_per_step is not None or row.peak_memory_bytes is not None for row in rows):
+        names += ["s/step", "peak memory MiB"]
+    marks = [row.selected for row in rows if row.selected is not None]
+    if marks:
+        names.append("selected by")
     cells: list[list[Cell | str | None]] = []
     for row in rows:
         suite = row.result.suites.get(ISOMERS)
@@ -152,20 +173,22 @@ def _isomer_comparison(rows: Sequence[MethodResult], title: str) -> Table:
             cells.append([row.method, *[None] * len(names)])
             continue
         id_, ood = suite.id, suite.ood
-        memory = None if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**20
-        cells.append(
-            [
-                row.method,
-                accuracy_with_interval(id_.accuracy if id_ else None),
-                accuracy_with_interval(ood.accuracy if ood else None),
-                gap_cell(suite),
-                no_answer(suite),
-                *lcs_cells(id_.consistency if id_ else None, id_.accuracy if id_ else None),
-                number(row.seconds_per_step, 3),
-                None if memory is None else Cell(f"{memory:,.0f}", memory),
-            ]
-        )
-    return Table(title, [Column("method", "left"), *map(Column, names)], cells, [_chances(rows)])
+        line: list[Cell | str | None] = [
+            row.method,
+            accuracy_with_interval(id_.accuracy if id_ else None),
+            accuracy_with_interval(ood.accuracy if ood else None),
+            gap_cell(suite),
+            no_answer(suite),
+            *lcs_cells(id_.consistency if id_ else None, id_.accuracy if id_ else None),
+        ]
+        if timed:
+            memory = None if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**20
+            line += [number(row.seconds_per_step, 3), None if memory is None else Cell(f"{memory:,.0f}", memory)]
+        if marks:
+            line.append(row.selected.mark if row.selected else None)
+        cells.append(line)
+    notes = [_chances(rows), *([legend(marks)] if marks else [])]
+    return Table(title, [Column("method", "left"), *map(Column, names)], cells, notes)
 
 
 def _chances(rows: Sequence[MethodResult]) -> str:

@@ -71,9 +71,14 @@ def build(study: Study, out: Path, overrides: Sequence[str] = ()) -> list[Row]:
 
 def _rows(study: Study, entry: Entry, out: Path, overrides: Sequence[str]) -> Iterator[Row]:
     axes = study.axes | entry.axes
-    base = Path(entry.base or study.base)
+    base, method = Path(entry.base or study.base), entry.method
+    if study.tuned is not None and method is not None and entry.base is None:
+        base, method = (
+            _tuned(Path(study.tuned), method),
+            None,
+        )  # the file has the method in it, with what was found for it
     # What a search found for one rule says nothing of another that is put in its place.
-    inherited = entry.method is not None and bool(read_yaml(base).get("selection"))
+    inherited = method is not None and bool(read_yaml(base).get("selection"))
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values))
         told = ", ".join(f"{key}={written(value)}" for key, value in point.items())
@@ -87,12 +92,22 @@ def _rows(study: Study, entry: Entry, out: Path, overrides: Sequence[str]) -> It
                 folder=out / RUNS / _slug(f"{entry.title} {told} seed{seed}"),
                 config=base,
                 overrides=(*arguments, f"seed={seed}"),
-                method=entry.method,
+                method=method,
                 evaluation=evaluation_arguments(study),
             )
         # A point of an axis is no row of the paper; the method that names the same setting is.
         stands_for = entry.stands_for or (entry.method if not point else None)
         yield Row(name, entry.method, stands_for, common | point, tuple(point), jobs)
+
+
+def _tuned(folder: Path, method: str) -> Path:
+    path = folder / "tuned" / f"{method}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"tuned: {folder} has no tuned/{method}.yaml; search with igascale tune --method {method} --out {folder}, or give the "
+            "method a base of its own"
+        )
+    return path
 
 
 def _base_model(study: Study, out: Path, overrides: Sequence[str]) -> Row:

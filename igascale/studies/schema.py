@@ -86,6 +86,10 @@ class Study(_Strict):
     """The whole file."""
 
     base: str = Field(description="the configuration that every run starts from")
+    tuned: str | None = Field(
+        None,
+        description="folder of `igascale tune`: each method starts from its tuned/METHOD.yaml, unless it has a base of its own",
+    )
     base_model: bool = Field(False, description="also the model as it is, without training")
     methods: list[Entry] = Field(min_length=1)
     seeds: list[int] = Field([0], min_length=1)

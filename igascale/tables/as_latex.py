@@ -25,15 +25,15 @@ _TEX = {
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
-    "-": "{-}",
+    "\N{WORD JOINER}": "{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
     '"': r"\textquotedbl{}",
     "\n": " ",
 }
 _SIGNS = {
-    "–": "--",
-    "—": "---",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
     "…": r"\dots{}",
     "†": r"\dag{}",
     "‡": r"\ddag{}",
@@ -100,7 +100,8 @@ def escape(text: str) -> str:
         >>> print(escape("50% of [a_1] & b ± 2"))
         50\\% of {[}a\\_1{]} \\& b $\\pm$ 2
     """
-    return _MINUS.sub("−", clean(text).strip()).translate(_ESCAPES)
+    text = _MINUS.sub("−", clean(text).strip())
+    return text.replace("--", "-\N{WORD JOINER}-\N{WORD JOINER}").translate(_ESCAPES)
 
 
 def _row(cells: list[str]) -> str:

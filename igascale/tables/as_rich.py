@@ -23,33 +23,41 @@ _SIGNS = {"▲": "green", "≈": "yellow", "▼": "red"}
 
 @dataclass(frozen=True)
 class _Fitting:
-    """A table whose headings are broken over lines where it would not fit otherwise."""
+    """The first of several drawings of a table that fits; the last one, its words broken, where none does."""
 
-    usual: rich.table.Table
-    narrow: rich.table.Table
+    drawings: tuple[rich.table.Table, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[rich.table.Table]:
-        width = console.measure(self.usual, options=options.update(width=_ANY_WIDTH)).maximum
-        yield self.usual if width <= options.max_width else self.narrow
+        anything = options.update(width=_ANY_WIDTH)
+        fitting = (d for d in self.drawings if console.measure(d, options=anything).maximum <= options.max_width)
+        yield next(fitting, self.drawings[-1])
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         from rich.measure import Measurement
 
-        least = console.measure(self.narrow, options=options).minimum
-        return Measurement(least, max(least, console.measure(self.usual, options=options).maximum))
+        least = console.measure(self.drawings[-1], options=options).minimum
+        return Measurement(least, max(least, console.measure(self.drawings[0], options=options).maximum))
 
 
 def to_rich(table: Table) -> RenderableType:
-    """For ``Console.print``; as narrow as the terminal, as far as its words allow. No text is read as rich's markup."""
+    """For ``Console.print``: headings over several lines, then fewer lines around it, where the terminal is narrow.
+
+    No text is read as rich's markup.
+    """
     names = [clean(column.name) for column in table.columns]
-    return _Fitting(_drawn(table, names), _drawn(table, _broken(table, names)))
+    broken = _broken(table, names)
+    return _Fitting((_drawn(table, names), _drawn(table, broken), _drawn(table, broken, sparse=True)))
 
 
-def _drawn(table: Table, names: Sequence[str]) -> rich.table.Table:
+def _drawn(table: Table, names: Sequence[str], sparse: bool = False) -> rich.table.Table:
+    import rich.box
     import rich.table
     from rich.text import Text
 
     drawn = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD if sparse else rich.box.HEAVY_HEAD,
+        padding=(0, 1, 0, 0) if sparse else (0, 1),
+        pad_edge=not sparse,
         title=Text(clean(table.title)) if table.title else None,
         caption=Text("\n".join(clean(note) for note in table.notes)) if table.notes else None,
         caption_justify="left",

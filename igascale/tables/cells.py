@@ -57,9 +57,9 @@ def figure(value: float, digits: int, sign: bool = False) -> str:
 
 
 def emphasise_best(table: Table, column: str, largest: bool = True) -> Table:
-    """The same table with the best value of a column emphasised, and all that equal it.
+    """The same table with the best value of a column emphasised, and all that are printed like it.
 
-    Cells that are dim or bad already, and those without a value, cannot win. One value alone is not the best of anything.
+    Cells that are dim or bad already, and those without a value, cannot win. Where all are printed alike, none is the best of anything.
 
     Args:
         table: is not changed.
@@ -74,12 +74,13 @@ def emphasise_best(table: Table, column: str, largest: bool = True) -> Table:
         raise ValueError(f"table '{table.title}' has no column '{column}'; it has {', '.join(names)}")
     at = names.index(column)
     cells = [(i, as_cell(row[at])) for i, row in enumerate(table.rows) if row]
-    values = [cell.value for _, cell in cells if cell.value is not None and cell.emphasis in ("none", "best")]
-    if len(values) < 2:
+    able = [(i, cell) for i, cell in cells if cell.value is not None and cell.emphasis in ("none", "best")]
+    if len({cell.text for _, cell in able}) < 2:
         return table
-    best = max(values) if largest else min(values)
+    choose = max if largest else min
+    best = choose(able, key=lambda one: one[1].value or 0.0)[1]
     rows = [list(row) for row in table.rows]
-    for i, cell in cells:
-        if cell.value == best and cell.emphasis == "none":
+    for i, cell in able:
+        if best.value == cell.value or best.text == cell.text:
             rows[i][at] = replace(cell, emphasis="best")
     return replace(table, rows=rows)

@@ -90,6 +90,22 @@ def test_a_searched_base_is_not_inherited_by_another_method(folder):
     assert other.jobs[0].resolve().selection is None
 
 
+def test_a_search_gives_each_method_its_own_base(folder):
+    (folder / "search" / "tuned").mkdir(parents=True)
+    selection = {"by": "leave_one_domain_out", "trials": 4}
+    found = yaml.safe_load((folder / "run.yaml").read_text()) | {
+        "hook": {"name": "iga", "tau": 3.0},
+        "selection": selection,
+    }
+    (folder / "search" / "tuned" / "iga.yaml").write_text(yaml.safe_dump(found))
+    (row,) = rows_of(folder, methods=["iga"], tuned=str(folder / "search"))
+    config = row.jobs[0].resolve()
+    assert config.hook.options["tau"] == 3.0 and config.selection.trials == 4  # not reset by the method of that name
+    assert (row.method, row.stands_for) == ("iga", "iga")
+    with pytest.raises(UserError, match=r"has no tuned/irm.yaml; search with igascale tune --method irm"):
+        rows_of(folder, methods=["iga", "irm"], tuned=str(folder / "search"))
+
+
 def test_evaluations_name_their_files_and_layers(folder):
     given = {"benchmarks": {"math": "data/math"}, "max_new_tokens": 9, "options": ["--gir"]}
     (row,) = rows_of(folder, methods=["iga"], eval=given, tables=[5])

@@ -153,6 +153,7 @@ _COMMANDS = {
     r"\textbf": "",
     r"\textit": "",
     r"\dag": "†",
+    r"\textendash": "–",
 }
 
 
@@ -162,7 +163,7 @@ def read_latex_row(line: str) -> list[str]:
     cells, depth, maths, text, at = [], 0, False, "", 0
     line = line.removesuffix(r" \\").replace("~", " ")
     while at < len(line):
-        found = re.compile(r"\\[A-Za-z]+|\\.|--|.").match(line, at)
+        found = re.compile(r"\\[A-Za-z]+|\\.|.").match(line, at)
         token, at = found[0], found.end()
         if token in ("{", "}"):
             depth += 1 if token == "{" else -1
@@ -179,15 +180,14 @@ def read_latex_row(line: str) -> list[str]:
             assert maths, line
             text += {"2": "²", "3": "³"}[line[at]]
             at += 1
-        elif token == "--":
-            text += "–"
         elif maths and token == "-":
             text += "−"
         else:
+            assert not line.startswith("-", at) or token != "-", line  # would join into a dash
             assert (
                 token[0] == "\\" and token[1:] in "{}$&#_%"
                 if len(token) == 2
-                else token not in "#_%~^\\<>|\"'`[]" or depth
+                else token not in "#_%~^\\<>|\"'`" and (token not in "[]" or depth)
             ), line
             text += token[-1]
     assert depth == 0 and not maths, line
@@ -328,13 +328,16 @@ def test_the_best_of_a_column():
     least = emphasise_best(Table("", [Column("x")], rows), "x", largest=False)
     assert [row[0].emphasis for row in least.grid() if row] == ["best", "none", "none", "dim", "none", "none"]
     assert rows[1][0].emphasis == "none"
+    close = emphasise_best(Table("", [Column("x")], [[number(1.01)], [number(1.02)], [number(0.5)]]), "x")
+    assert [row[0].emphasis for row in close.grid()] == ["best", "best", "none"]  # printed alike
     with pytest.raises(ValueError, match="no column 'y'; it has x"):
         emphasise_best(Table("", [Column("x")], rows), "y")
 
 
 def test_one_value_is_not_the_best_of_anything():
-    table = Table("", [Column("x")], [[number(1.0)], [None]])
-    assert emphasise_best(table, "x") == table
+    for rows in ([[number(1.0)], [None]], [[number(1.0)], [number(1.0)]], [[number(1.01)], [number(1.02)]], []):
+        table = Table("", [Column("x")], rows)
+        assert emphasise_best(table, "x") == table
 
 
 def test_tables_need_no_large_library():
