@@ -89,6 +89,13 @@ import click
 )
 @click.option("--served-model", metavar="NAME", help="What the server calls the model.  [default: as given first]")
 @click.option("--concurrency", default=32, show_default=True, type=click.IntRange(min=1), help="Requests at a time.")
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds for one request to the server.",
+)
 @click.option("--sampled", is_flag=True, help="Leave the temperature to the server, for models that take none.")
 @click.option(
     "--generator",

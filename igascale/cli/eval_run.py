@@ -136,7 +136,7 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         "batch_size",
         "max_new_tokens",
     )
-    same = (*same, "lcs_text", "dtype", "device", "endpoint", "served_model", "concurrency", "sampled")
+    same = (*same, "lcs_text", "dtype", "device", "endpoint", "served_model", "concurrency", "timeout", "sampled")
     return Request(
         model=model,
         shown=model,

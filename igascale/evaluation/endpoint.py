@@ -23,7 +23,6 @@ from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import Teacher
 
 KEY_NAMES = ("IGASCALE_EVAL_KEY", "OPENAI_API_KEY")
-DEFAULT_MAX_NEW_TOKENS = 512
 STORE = "endpoint.sqlite"
 _WORDS = {
     "the settings of the teacher": "its settings",
@@ -55,9 +54,9 @@ class ServerSettings:
 
     url: str
     model: str
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    max_new_tokens: int = 512
     concurrency: int = 32
-    timeout: float = 300.0
+    timeout: float = 600.0
     sampled: bool = False
     max_retries: int = 12
     backoff: float = 0.5
@@ -86,7 +85,7 @@ class EndpointGenerator:
         return {
             "generator": "endpoint",
             "endpoint": _host(self.server.url),
-            "model": self.server.model,
+            "served_model": self.server.model,
             "decoding": "as the server samples" if self.server.sampled else "greedy",
             "max_new_tokens": self.server.max_new_tokens,
             "template": "chat template of the server",

@@ -132,7 +132,7 @@ def _generator(request: Request, answers: Path, say: Callable[[str], None] | Non
 
         assert request.endpoint is not None
         served = request.served_model or request.model
-        server = ServerSettings(request.endpoint, served, limit, request.concurrency, sampled=request.sampled)
+        server = ServerSettings(request.endpoint, served, limit, request.concurrency, request.timeout, request.sampled)
         answers.mkdir(parents=True, exist_ok=True)
         return EndpointGenerator(server, answers / STORE, say), {}
     from igascale.evaluation.identity import identity

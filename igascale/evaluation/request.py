@@ -56,7 +56,7 @@ class Request:
         batch_size, max_new_tokens, lcs_text, lcs_layers, gir_groups, dtype, device: see ``igascale eval --help``.
         adapter_sha256: of a checkpoint's adapter.
         generator: ``local``, ``vllm`` or ``endpoint``.
-        endpoint, served_model, concurrency, sampled: of a server.
+        endpoint, served_model, concurrency, timeout, sampled: of a server.
     """
 
     model: str
@@ -85,6 +85,7 @@ class Request:
     endpoint: str | None = None
     served_model: str | None = None
     concurrency: int = 32
+    timeout: float = 600.0
     sampled: bool = False
 
     def to_json(self) -> str:

@@ -56,7 +56,7 @@ class VllmGenerator:
         return {
             "generator": "vllm",
             "vllm": self._version,
-            "model": self.model,
+            "base_model": self.model,
             "adapter": str(self.adapter) if self.adapter is not None else None,
             "decoding": "greedy",
             "max_new_tokens": self.max_new_tokens,

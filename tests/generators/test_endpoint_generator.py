@@ -69,7 +69,7 @@ def test_settings_hold_no_secret(ask):
     assert found == {
         "generator": "endpoint",
         "endpoint": "127.0.0.1:81",
-        "model": "m",
+        "served_model": "m",
         "decoding": "greedy",
         "max_new_tokens": 256,
         "template": "chat template of the server",

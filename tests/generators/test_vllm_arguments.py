@@ -64,7 +64,7 @@ def test_greedy_and_the_prompts_of_the_training(recorded, tokenizer):
     assert generator.settings() == {
         "generator": "vllm",
         "vllm": "0.0.fake",
-        "model": "base",
+        "base_model": "base",
         "adapter": None,
         "decoding": "greedy",
         "max_new_tokens": 3,
@@ -85,7 +85,7 @@ def test_an_adapter(recorded, tmp_path, rank, room):
 
 def test_refusals(recorded):
     recorded.refuses = "The decoder prompt (length 900) is\nlonger than 512"
-    with pytest.raises(UserError, match="vLLM refuses the problems: The decoder prompt .* lower --max-new-tokens"):
+    with pytest.raises(UserError, match=r"vLLM refuses the problems: The decoder prompt .* lower --max-new-tokens"):
         list(VllmGenerator("base").answer(["p"]))
     assert list(VllmGenerator("base").answer([])) == []
 

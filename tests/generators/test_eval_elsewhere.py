@@ -1,0 +1,117 @@
+"""`igascale eval --endpoint` as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from igascale.cli import main
+from igascale.isomers.schema import Instance, IsomerGroup, write_groups
+
+from faulty_server import FaultyServer, Plan
+
+KEY = "sk-very-secret-0815"
+
+
+def groups(name, domains, count=6):
+    return [
+        IsomerGroup(
+            id=f"{name}{k}",
+            seed_id=f"{name}{k}",
+            kind="chain",
+            instances=tuple(Instance(d, f"What is {k} plus 1, in {d}?", "", str(k + 1)) for d in domains),
+        )
+        for k in range(count)
+    ]
+
+
+def answerer(messages, body):
+    """Right in law and art, wrong in war."""
+    words = messages[-1]["content"].split()
+    return f"Thus.\nAnswer: {int(words[2]) + (1 if 'war?' not in words else 5)}"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    write_groups(tmp_path / "id.jsonl", groups("a", ["law", "art"]))
+    write_groups(tmp_path / "ood.jsonl", groups("b", ["law", "war"]))
+    (tmp_path / "math").mkdir()
+    problem = {
+        "problem": "What is 3 plus 1 ?",
+        "level": "Level 1",
+        "type": "Algebra",
+        "solution": "It is $\\boxed{4}$.",
+    }
+    (tmp_path / "math" / "test.jsonl").write_text(json.dumps(problem) + "\n")
+    return ["--id", "id.jsonl", "--ood", "ood.jsonl", "--benchmark", "math=math"]
+
+
+def run(*arguments):
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(main, ["eval", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_accuracy_of_a_server(files, tmp_path):
+    with FaultyServer(answerer, Plan(rates={"429": 0.2, "500": 0.1}, seed=1), key=KEY) as server:
+        result = run(
+            "org/model:tag", *files, "--endpoint", server.url, "--served-model", "teacher", "--max-new-tokens", "99"
+        )
+    assert result.exit_code == 0, result.output
+    assert "LCS needs the model in this process" in result.output and KEY not in result.output
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    isomers, math = found["suites"]["isomers"], found["suites"]["math"]
+    assert isomers["id"]["accuracy"]["value"] == 1 and isomers["ood"]["accuracy"]["value"] == 0.5
+    assert isomers["ood"]["per_domain"]["war"]["value"] == 0 and isomers["id"]["consistency"] is None
+    assert math["id"]["accuracy"]["value"] == 1
+    settings = found["settings"]
+    assert settings["generator"] == "endpoint" and settings["served_model"] == "teacher"
+    assert settings["max_new_tokens"] == 99 and settings["model"] == "org/model:tag"
+    everything = [p for p in (tmp_path / "evaluation").rglob("*") if p.is_file()]
+    assert sorted(p.name for p in everything) == ["evaluation.json", "samples.jsonl"]
+    assert all(KEY not in p.read_text() for p in everything)
+
+
+def test_refusals(files, tmp_path):
+    with FaultyServer(answerer) as server:
+        url = ["--endpoint", server.url]
+        for arguments, told in (
+            ([*url, "--generator", "vllm"], "one of them answers"),
+            (["--served-model", "x"], "--served-model goes with --endpoint"),
+            (["--generator", "vllm"], "needs the vllm package"),
+            ([*url, "--served-model", "gone"], "has no model 'gone'"),
+        ):
+            result = run("model", *files, *arguments)
+            lines = [line for line in result.output.splitlines() if "error: " in line]
+            assert result.exit_code == 2 and len(lines) == 1 and told in lines[0], result.output
+    assert not (tmp_path / "evaluation" / "evaluation.json").exists()
+
+
+def test_killed_in_the_middle(files, tmp_path):
+    """kill -9 of the whole command: what was answered is not asked again, and the result is complete."""
+    with FaultyServer(answerer, Plan(latency=0.3)) as server:
+        arguments = ["model", *files, "--endpoint", server.url, "--served-model", "teacher", "--concurrency", "2"]
+        child = subprocess.Popen(
+            [sys.executable, "-m", "igascale", "eval", *arguments],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        end = time.monotonic() + 60
+        while len(server.log) < 8 and time.monotonic() < end:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        before = len(server.log)
+        assert 8 <= before < 20
+        server.plan = Plan()
+        assert run(*arguments).exit_code == 0
+        assert len(server.log) <= 25 + 2  # 24 tellings and one problem, of which two were under way
+    lines = (tmp_path / "evaluation" / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == 25
