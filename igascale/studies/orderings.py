@@ -95,16 +95,11 @@ def quantities(table: int, rows: Sequence[RowFindings]) -> list[Quantity]:
     if table == 1:
         found.append(Quantity("gap", "gap", results.average_gap, None, False, results.gap_means_nothing))
     if table == 5:
-        layers = sorted({lcs.layer for row in rows for f in row.found.values() for lcs in _layers(f)})
-        for layer in layers:
+        depths = results.paper_layers(rows)
+        for layer in results.layers_of(rows):
             figure, nothing = results.lcs(layer), results.lcs_means_nothing(layer)
-            found.append(Quantity(f"LCS, layer {layer}", str(layer), figure, None, False, nothing))
+            found.append(Quantity(f"LCS, layer {layer}", str(depths.get(layer, "")), figure, None, False, nothing))
     return found
-
-
-def _layers(finding: results.Finding) -> list[results.Consistency]:
-    suite = finding.result.suites.get(ISOMERS)
-    return suite.id.layers if suite is not None and suite.id is not None else []
 
 
 def orderings(paper: Paper, rows: Sequence[RowFindings], tables: Sequence[int], reference: str) -> list[Ordering]:

@@ -91,7 +91,7 @@ def table2(rows: Sequence[RowFindings], paper: Paper, told: Remarks, reference: 
 
 def table5(rows: Sequence[RowFindings], paper: Paper, told: Remarks) -> Table | None:
     """LCS by layer; ``None`` where no layers were asked for."""
-    layers = sorted({lcs.layer for row in rows for f in row.found.values() for lcs in _swept(f.result)})
+    layers, depths = results.layers_of(rows), results.paper_layers(rows)
     if not layers:
         return None
     columns = [Column("method", "left"), *(Column(f"layer {layer}") for layer in layers), Column("seeds")]
@@ -103,21 +103,21 @@ def table5(rows: Sequence[RowFindings], paper: Paper, told: Remarks) -> Table | 
         printed = paper.row(5, row.row.stands_for)
         if printed and row.row.stands_for and row.row.stands_for not in shown:
             shown.add(row.row.stands_for)
-            of_layers = [paper_cell(printed.get(str(layer)), 2) for layer in layers]
+            of_layers = [paper_cell(printed.get(str(depths.get(layer))), 2) for layer in layers]
             cells.append([paper_name(paper, 5, row.row.stands_for), *of_layers, None])
-    cells += _ratios(rows, paper, layers)
+    cells += _ratios(rows, paper, layers, depths)
     all_ = {m: "; ".join(f"layer {c} {f.value:.2f}" for c, f in paper.row(5, m).items()) for m in paper.cells[5]}
     whole = " | ".join(f"{method}: {text}" for method, text in all_.items())
     notes = [
         "LCS ×10² of the held-out groups of the training domains, lower is more consistent; ? where it means nothing. Compare rows, not layers",
-        f"the paper's Table 5 has 32 layers; its figures stand here only at layers of the same number. All of them: {whole}",
+        f"the paper's figures are of a model of 32 layers and stand here at layers that lie as deep; all of them: {whole}",
         f"{STD_OF}.",
         *told.notes,
     ]
     return Table("Table 5: LCS by layer", columns, cells, notes)
 
 
-def _ratios(rows: Sequence[RowFindings], paper: Paper, layers: Sequence[int]) -> list[Cells]:
+def _ratios(rows: Sequence[RowFindings], paper: Paper, layers: Sequence[int], depths: Mapping[int, int]) -> list[Cells]:
     iga, erm = (next((r for r in rows if r.row.stands_for == name), None) for name in ("iga", "erm-sft"))
     if iga is None or erm is None:
         return []
@@ -130,7 +130,7 @@ def _ratios(rows: Sequence[RowFindings], paper: Paper, layers: Sequence[int]) ->
         doubtful = iga.any(nothing) or erm.any(nothing)
         mark = {"mark": "?", "emphasis": "dim"} if doubtful else {}
         ours.append(number(found.mean, 2, std=found.std, **mark) if found else None)  # type: ignore[arg-type]
-    theirs = [paper_cell(paper.row(5, "ratio").get(str(layer)), 2) for layer in layers]
+    theirs = [paper_cell(paper.row(5, "ratio").get(str(depths.get(layer))), 2) for layer in layers]
     return [[], [f"{iga.name} / {erm.name}", *ours, None], [_dim("  the paper: IGA / ERM ratio"), *theirs, None]]
 
 
@@ -249,8 +249,3 @@ def _paper_notes(paper: Paper, table: int, shown: set[str]) -> list[str]:
         [f"{CONTRADICTED} printed figures that the paper's other cells contradict: {'; '.join(wrong)}"] if wrong else []
     )
     return [_PAPERS, *notes, *paper.remarks.get(table, [])]
-
-
-def _swept(result: EvaluationResult) -> list[results.Consistency]:
-    suite = result.suites.get(ISOMERS)
-    return suite.id.layers if suite is not None and suite.id is not None else []

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from igascale.errors import UserError
+from igascale.evaluation.layer_names import TABLE5, parse_layers
 from igascale.evaluation.results import ISOMERS, SAMPLES_FILE, Consistency, EvaluationResult, read_result
 from igascale.evaluation.significance import OverSeeds, over_seeds
 from igascale.evaluation.table_cells import against_chance
@@ -134,6 +137,23 @@ def _config(job: Job, wanted: records.Wanted) -> Mapping[str, Any]:
 def suites_of(rows: Sequence[RowFindings]) -> list[str]:
     """The suites of all rows, in the order they came."""
     return list(dict.fromkeys(s for row in rows for f in row.found.values() for s in f.result.suites))
+
+
+def layers_of(rows: Sequence[RowFindings]) -> list[int]:
+    """The layers whose consistency was measured in a sweep, of any row."""
+    sides = [f.result.suites[ISOMERS].id for row in rows for f in row.found.values() if ISOMERS in f.result.suites]
+    return sorted({lcs.layer for side in sides if side is not None for lcs in side.layers})
+
+
+def paper_layers(rows: Sequence[RowFindings]) -> dict[int, int]:
+    """Layer here -> the layer of the paper's Table 5 that lies as deep; empty where the depth is not known, or too little for four."""
+    for row in rows:
+        for finding in row.found.values():
+            path = Path(str((finding.config.get("model") or {}).get("path"))) / "config.json"
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                here = parse_layers("table5", int(json.loads(path.read_text())["num_hidden_layers"]))
+                return dict(zip(here, TABLE5)) if len(here) == len(TABLE5) else {}
+    return {}
 
 
 def accuracy(suite: str, side: str) -> Figure:
