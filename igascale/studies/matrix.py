@@ -153,6 +153,11 @@ def written(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def shown(settings: Settings) -> dict[str, str]:
+    """Settings with their values as YAML, which has infinities and dates."""
+    return {key: written(value) for key, value in settings.items()}
+
+
 def _overrides(settings: Settings) -> tuple[str, ...]:
     return tuple(f"{key}={written(value)}" for key, value in settings.items())
 

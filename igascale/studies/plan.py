@@ -14,7 +14,7 @@ from igascale.errors import UserError
 from igascale.files import exists, write_atomically
 from igascale.studies import records
 from igascale.studies.jobs import FAILED, FINISHED, INTERRUPTED, RUNNING, Job, Launching, check_job, finished_before
-from igascale.studies.matrix import RUNS, Row
+from igascale.studies.matrix import RUNS, Row, shown
 from igascale.studies.schema import Evaluation, Launch, Study
 
 PLAN = "plan.json"
@@ -176,7 +176,13 @@ def claim(out: Path, source: Path, rows: Sequence[Row], planned: Sequence[Planne
         "text": source.read_text(),
         "jobs": {p.job.folder.name: p.job.name for p in planned},
         "rows": [
-            {"row": r.name, "method": r.method, "stands_for": r.stands_for, "set": r.settings, "seeds": list(r.jobs)}
+            {
+                "row": r.name,
+                "method": r.method,
+                "stands_for": r.stands_for,
+                "set": shown(r.settings),
+                "seeds": list(r.jobs),
+            }
             for r in rows
         ],
     }

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.text import Text
 
 from igascale.files import write_atomically
 from igascale.studies import paper_tables, results
-from igascale.studies.matrix import Row
+from igascale.studies.matrix import Row, shown
 from igascale.studies.orderings import MISSING, Ordering, orderings, statements
 from igascale.studies.paper import Paper, paper
 from igascale.studies.remarks import Remarks, remarks
@@ -122,7 +123,7 @@ def _json(
     tables: dict[str, Table],
 ) -> str:
     record: dict[str, Any] = {
-        "study": study.model_dump(mode="json"),
+        "study": yaml.safe_dump(study.model_dump(exclude_defaults=True), sort_keys=False),
         "rows": [_row(row, told) for row in findings],
         "claims": told.claims,
         "statements": list(said),
@@ -142,7 +143,7 @@ def _row(row: RowFindings, told: Remarks) -> dict[str, Any]:
         "name": row.name,
         "method": row.row.method,
         "stands_for": row.row.stands_for,
-        "set": row.row.settings,
+        "set": shown(row.row.settings),
         "selected": told.selected.get(row.name),
         "signs": told.signs.get(row.name, ""),
         "missing": {str(seed): reason for seed, reason in row.missing.items()},
