@@ -104,7 +104,8 @@ def table5(rows: Sequence[RowFindings], paper: Paper, told: Remarks) -> Table | 
         if printed and row.row.stands_for and row.row.stands_for not in shown:
             shown.add(row.row.stands_for)
             of_layers = [paper_cell(printed.get(str(depths.get(layer))), 2) for layer in layers]
-            cells.append([paper_name(paper, 5, row.row.stands_for), *of_layers, None])
+            if any(of_layers):
+                cells.append([paper_name(paper, 5, row.row.stands_for), *of_layers, None])
     cells += _ratios(rows, paper, layers, depths)
     all_ = {m: "; ".join(f"layer {c} {f.value:.2f}" for c, f in paper.row(5, m).items()) for m in paper.cells[5]}
     whole = " | ".join(f"{method}: {text}" for method, text in all_.items())
@@ -131,7 +132,8 @@ def _ratios(rows: Sequence[RowFindings], paper: Paper, layers: Sequence[int], de
         mark = {"mark": "?", "emphasis": "dim"} if doubtful else {}
         ours.append(number(found.mean, 2, std=found.std, **mark) if found else None)  # type: ignore[arg-type]
     theirs = [paper_cell(paper.row(5, "ratio").get(str(depths.get(layer))), 2) for layer in layers]
-    return [[], [f"{iga.name} / {erm.name}", *ours, None], [_dim("  the paper: IGA / ERM ratio"), *theirs, None]]
+    printed: list[Cells] = [[_dim("  the paper: IGA / ERM ratio"), *theirs, None]] if any(theirs) else []
+    return [[], [f"{iga.name} / {erm.name}", *ours, None], *printed]
 
 
 def in_table1(row: RowFindings, paper: Paper) -> bool:

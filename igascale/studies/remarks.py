@@ -31,19 +31,19 @@ class Remarks:
     claims: list[str] = field(default_factory=list)
 
 
-def remarks(rows: Sequence[RowFindings], *, claimed: bool = True) -> Remarks:
+def remarks(rows: Sequence[RowFindings]) -> Remarks:
     """Look over all rows together."""
     told = Remarks({row.name: "" for row in rows})
     _missing(rows, told)
     _problems(rows, told)
     _training(rows, told)
     _leaks(rows, told)
-    _surroundings(rows, told)
     for row in rows:
         if trained := _trained(row):
             told.selected[row.name] = _same(describe_selection(config.get("selection")) for config in trained)
     compared = [Compared.of(row.name, trained[0]) for row in rows if (trained := _trained(row))]
-    told.claims = list(claims(compared)) if claimed else []
+    told.claims = list(claims(compared))
+    _surroundings(rows, told)
     return told
 
 
@@ -126,7 +126,7 @@ def _surroundings(rows: Sequence[RowFindings], told: Remarks) -> None:
                 f"{value}: {jobs[0]}{f' and {len(jobs) - 1} more' if len(jobs) > 1 else ''}"
                 for value, jobs in by_value.items()
             )
-            told.notes.append(f"the jobs did not all run alike: {name} was {shown}")
+            told.claims.append(f"the jobs did not all run alike: {name} was {shown}")
 
 
 def _same(values: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from igascale.cli import main
 from igascale.config import load_config
 from igascale.errors import UserError
-from igascale.studies import matrix, plan
+from igascale.studies import matrix, plan, records
 from igascale.studies.jobs import Launching, evaluation_command
 from igascale.studies.queue import shares
 from igascale.studies.schema import read_study
@@ -219,3 +219,22 @@ def test_the_plan_is_readable(folder, tmp_path):
     study = write_study(folder, methods=["iga"])
     CliRunner().invoke(main, ["study", str(study), "--out", str(tmp_path / "o"), "--tables"])
     assert json.loads((tmp_path / "o" / "plan.json").read_text())["jobs"] == {"iga-seed0": "iga, seed 0"}
+
+
+def test_values_that_json_has_no_words_for(folder, tmp_path):
+    (row,) = rows_of(folder, methods=[{"method": "iga", "set": {"hook.tau": float("inf"), "x": [1, None]}}])
+    assert matrix.shown(row.settings) == {"hook.tau": ".inf", "x": "[1, null]"}
+    assert all(yaml.safe_load(text) == row.settings[key] for key, text in matrix.shown(row.settings).items())
+
+
+def test_a_folder_that_is_evaluated_on_is_known_by_its_contents(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.jsonl").write_text("1")
+    before = records.contents(tmp_path)
+    assert records.contents(tmp_path) == before
+    (tmp_path / "a" / "one.jsonl").write_text("2")
+    assert records.contents(tmp_path) != before
+    (tmp_path / "a" / "one.jsonl").write_text("1")
+    assert records.contents(tmp_path) == before
+    (tmp_path / "a" / "one.jsonl").rename(tmp_path / "a" / "two.jsonl")
+    assert records.contents(tmp_path) != before
