@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "igascale.cli.compare",
     "report": "igascale.cli.report",
     "tune": "igascale.cli.tune",
+    "study": "igascale.cli.study",
     "merge": "igascale.cli.merge",
     "runs": "igascale.cli.runs",
     "hooks": "igascale.cli.hooks",

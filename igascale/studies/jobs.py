@@ -90,11 +90,13 @@ class Launching:
         num_processes: ranks; ``None``: one per GPU.
         options: further options of ``igascale launch``, such as ``("--backend", "local")``.
         environ: variables on top of this process's.
+        at_a_time: how many jobs share this machine, which its times suffer from.
     """
 
     num_processes: int | None = None
     options: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
+    at_a_time: int = 1
 
     def command(self, config: RunConfig) -> list[str]:
         """The verb and its options.
@@ -168,11 +170,12 @@ def run_job(
     with records.held(job.records, f"job {job.name}"):
         wanted, record = records.Wanted.of(config, job.evaluation), records.read(job.records)
         _check(job, config, wanted, record)
-        if _trained(job, record) and _evaluated(job, record):
+        if finished_before(job, record):
             return Outcome(job, FINISHED, "", True, record.seconds)
         if record.state == FAILED and not retry_failed:
             return Outcome(job, FAILED, record.reason, True, record.seconds)
         record.wanted, record.state, record.reason = wanted, RUNNING, ""
+        record.at_a_time = max(record.at_a_time, launching.at_a_time)
         record.write(job.records)
         write_atomically(job.records / records.CONFIG, config.to_yaml())
         work = _Work(job, record, launching.environ, processes, on_stage)
@@ -197,7 +200,10 @@ def _check(job: Job, config: RunConfig, wanted: records.Wanted, record: records.
     evaluation = job.folder / "evaluation"
     if not evaluation.exists():
         return
-    if changes := records.evaluation_changes(record.wanted, wanted):
+    changes = records.evaluation_changes(record.wanted, wanted)
+    if not job.trains and record.wanted.model != wanted.model:
+        changes.append(f"{config.model.path} is another model")
+    if changes:
         raise UserError(
             f"job {job.name} was evaluated with other settings: {'; '.join(changes)}. Put them back, or remove {evaluation} to "
             "evaluate it again"
@@ -206,6 +212,11 @@ def _check(job: Job, config: RunConfig, wanted: records.Wanted, record: records.
         raise UserError(
             f"job {job.name}: {job.result} is not what this job wrote; remove {evaluation} to evaluate it again"
         )
+
+
+def finished_before(job: Job, record: records.Record) -> bool:
+    """Nothing is left to do: adapter and result are there as this job wrote them."""
+    return _trained(job, record) and _evaluated(job, record)
 
 
 def _trained(job: Job, record: records.Record) -> bool:
@@ -249,8 +260,7 @@ class _Work:
             record.write(job.records)
         if not _evaluated(job, record) and job.evaluation is not None:
             assert record.wanted
-            subject = [str(job.folder)] if job.trains else self._base(record.wanted.config)
-            ended = self._run(EVALUATION, ["eval", *subject, *job.evaluation, "--overwrite"])
+            ended = self._run(EVALUATION, evaluation_command(job, record.wanted.config))
             if ended != (FINISHED, ""):
                 return ended
             if not job.result.is_file():
@@ -289,8 +299,17 @@ class _Work:
             return f"{self.record.wanted.config['data']['train']} changed while the job began; remove {self.job.folder}"
         return ""
 
-    def _base(self, config: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-        data, given = config["data"], self.job.evaluation or ()
-        files = [("--id", data["validation"]), ("--ood", data["ood"])]
-        named = [part for option, file in files if file and option not in given for part in (option, file)]
-        return [str(config["model"]["path"]), *named, "--out", str(self.job.folder / "evaluation")]
+
+def evaluation_command(job: Job, config: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """``igascale eval`` of a job that is trained; the configuration's held-out files are named, since a benchmark would displace them.
+
+    Args:
+        job: with an evaluation.
+        config: its resolved configuration.
+    """
+    data, given = config["data"], job.evaluation or ()
+    files = [("--id", data["validation"]), ("--ood", data["ood"])]
+    named = [part for option, file in files if file and option not in given for part in (option, file)]
+    subject = str(job.folder) if job.trains else str(config["model"]["path"])
+    # Answers that an interrupted evaluation had are kept, and used again, also with --overwrite.
+    return ["eval", subject, *named, *given, "--out", str(job.folder / "evaluation"), "--overwrite"]

@@ -119,6 +119,7 @@ def shares(launching: Launching, at_a_time: int) -> list[Launching]:
     """
     if at_a_time == 1:
         return [launching]
+    launching = replace(launching, at_a_time=at_a_time)
     if ranks.has_gpu():
         each, devices = launching.num_processes or 1, visible_devices()
         if each * at_a_time > len(devices):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Wanted:
         model: fingerprint of the base model's files.
         hook: SHA-256 of the file of a hook that is not igascale's.
         evaluation: arguments of ``igascale eval``; ``None`` where nothing is evaluated.
-        files: SHA-256 of every file that these and the configuration's held-out sets name.
+        files: SHA-256 of every file or folder that these and the configuration's held-out sets name.
     """
 
     config: dict[str, Any]
@@ -50,8 +51,8 @@ class Wanted:
         files = {}
         for text in filter(None, named):
             for path in (text, text.partition("=")[2]):  # --benchmark math=FILE
-                if path and Path(path).is_file():
-                    files[path] = sha256(Path(path))
+                if path and Path(path).exists():
+                    files[path] = contents(Path(path))
         asked = None if evaluation is None else list(evaluation)
         return cls(config.model_dump(mode="json"), sources.data, sources.model, sources.hook, asked, files)
 
@@ -68,6 +69,7 @@ class Record:
         evaluation: SHA-256 of the finished ``evaluation.json``.
         process: who works on it, or did last.
         seconds: of this job's processes, over all starts.
+        at_a_time: most jobs that ran beside it and itself.
     """
 
     wanted: Wanted | None = None
@@ -77,6 +79,7 @@ class Record:
     evaluation: str | None = None
     process: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    at_a_time: int = 1
 
     def write(self, folder: Path) -> None:
         """Replace the file."""
@@ -138,6 +141,20 @@ def sha256(path: Path) -> str:
     """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def contents(path: Path) -> str:
+    """The same of a file, or of everything in a folder, read again only where a name, a size or a time has changed."""
+    if path.is_file():
+        return sha256(path)
+    found = sorted(p for p in path.rglob("*") if p.is_file())
+    return _of_folder(path, tuple((str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in found))
+
+
+@cache
+def _of_folder(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
+    lines = "".join(f"{sha256(folder / name)} {name}\n" for name, _, _ in listing)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def digest_or_none(path: Path) -> str | None:
