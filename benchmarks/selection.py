@@ -40,8 +40,8 @@ from igascale.tuning.records import read_trials
 KINDS = ("ordering", "rules", "selection")
 METHOD = "no-masking"  # the mean over whole groups: ERM
 WAYS = ("leave-one-domain-out", "in-domain")
-RATES = "2.5e-3,5e-3"
-TRIALS, STEPS, STOPS, SEEDS = 2, 300, 10, 3
+RATES = "2.5e-3,4e-3"
+STEPS, STOPS, SEEDS = 450, 10, 3
 FILES = ("train", "validation", "validation_random_cue", "ood")
 
 
@@ -50,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/selection"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="learning rates tried")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each run")
+    parser.add_argument("--rates", default=RATES, help="learning rates, as many as there are trials")
     parser.add_argument(
         "--shared-words", action="store_true", help="the generator's code words, the same in all domains"
     )
@@ -60,17 +61,16 @@ def main() -> None:
     _base(options.out / "base")
     _data(options.out / "data", options.shared_words)
     config = options.out / "run.yaml"
-    config.write_text(yaml.safe_dump(_config(options.out), sort_keys=False))
+    config.write_text(yaml.safe_dump(_config(options.out, options.steps), sort_keys=False))
     for way in WAYS:
-        _tune(config, options.out / way, way, options.trials, options.jobs)
+        _tune(config, options.out / way, way, options.rates, options.jobs)
     found = {way: _final(options.out / way, options.jobs) for way in WAYS}
     result = {
         "settings": {
             "data": f"{', '.join(KINDS)}; cue right with probability 1; {'shared' if options.shared_words else 'own'} code words",
             "method": METHOD,
-            "learning_rates": RATES,
-            "trials": options.trials,
-            "steps": STEPS,
+            "learning_rates": options.rates,
+            "steps": options.steps,
             "stops": STOPS,
             "seeds_of_the_chosen": SEEDS,
         },
@@ -81,7 +81,8 @@ def main() -> None:
         },
         "seconds": round(time.perf_counter() - started),
     }
-    path = save("selection-shared-words" if options.shared_words else "selection", "cpu", result)
+    name = "selection" + "-shared-words" * options.shared_words + f"-{options.steps}-steps" * (options.steps != STEPS)
+    path = save(name, "cpu", result)
     for way in WAYS:
         print(
             way, json.dumps(found[way]["chosen"]), {k: round(v["mean"], 3) for k, v in found[way]["accuracy"].items()}
@@ -135,7 +136,7 @@ def bare(group: dict[str, Any], words: dict[str, list[str]] | None) -> dict[str,
     return group
 
 
-def _config(out: Path) -> dict[str, Any]:
+def _config(out: Path, steps: int) -> dict[str, Any]:
     data = {key: str((out / "data" / f"{key}.jsonl").absolute()) for key in ("train", "validation", "ood")}
     return {
         "output_dir": str((out / "run").absolute()),
@@ -147,7 +148,7 @@ def _config(out: Path) -> dict[str, Any]:
         },
         "data": {**data, "max_length": 256},
         "hook": {"name": "mean"},
-        "train": {"max_steps": STEPS, "groups_per_batch": 8, "gradient_accumulation_steps": 1},
+        "train": {"max_steps": steps, "groups_per_batch": 8, "gradient_accumulation_steps": 1},
         "engine": {"name": "single", "threads": 1},
         "eval": {"max_groups": 50},
         "checkpoint": {"every": None},
@@ -155,15 +156,15 @@ def _config(out: Path) -> dict[str, Any]:
     }
 
 
-def _tune(config: Path, folder: Path, way: str, trials: int, at_a_time: int) -> None:
+def _tune(config: Path, folder: Path, way: str, rates: str, at_a_time: int) -> None:
     command = ["igascale", "tune", str(config), "--out", str(folder), "--method", METHOD, "--by", way]
     options = [
         "--trials",
-        str(trials),
+        str(len(rates.split(","))),
         "--stops",
         str(STOPS),
         "--search",
-        f"optimizer.lr={RATES}",
+        f"optimizer.lr={rates}",
         "--jobs",
         str(at_a_time),
     ]
