@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt setup.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed,tensorboard,torchjd,data,report,dev]'
 	touch $@
 
-demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge; one table (about 4 minutes)
+demo: $(READY)  ## Generate, pre-train, train three ways under DeepSpeed, evaluate, merge, report; one table (about 4 minutes)
 	$(BIN)/igascale demo --out runs/demo --fresh
 
 # Tests that mostly wait for processes to start, to be lost and to be gone run beside those that compute: nothing is shared between

@@ -128,6 +128,10 @@ def main(local_rank: int | None) -> None:
       igascale launch CONFIG --num-processes 2        train under DeepSpeed
       igascale runs tail runs/first                   watch it, from anywhere
       igascale eval runs/first                        accuracy, consistency, ID-OOD gap
+      igascale compare runs/mean runs/first           is the difference one?
+      igascale report runs/mean runs/first            one page of what the runs did
+      igascale tune CONFIG --out tune/first           fair learning rates, for every method the same search
+      igascale study STUDY --out runs/study           methods x seeds: the paper's tables of your runs
       igascale merge runs/first --out merged          a normal Hugging Face folder
     """
     if "RANK" in os.environ:

@@ -17,7 +17,7 @@ def command(out: Path, seed: int, fresh: bool, quick: bool) -> None:
 
     Generates isomer groups, trains a tokenizer and a small Llama, fine-tunes it with LoRA under DeepSpeed ZeRO-2 on two
     processes with the hooks mean (ERM), iga and iga preset=paper, evaluates all of them in and out of distribution,
-    merges one adapter and prints one table.
+    merges one adapter, writes a report and prints one table.
 
     \b
     Example:

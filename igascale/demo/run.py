@@ -45,7 +45,7 @@ class DemoSettings:
 
 
 def run_demo(out: Path, settings: DemoSettings, seed: int, fresh: bool) -> None:
-    """Generate, pre-train, train with three hooks, evaluate, merge; prints one table.
+    """Generate, pre-train, train with three hooks, evaluate, merge, report; prints one table.
 
     Args:
         out: folder for everything.
@@ -67,6 +67,7 @@ def run_demo(out: Path, settings: DemoSettings, seed: int, fresh: bool) -> None:
         _train(console, out, settings, seed, name, hook)
     rows = _evaluate(console, out)
     _merge(console, out)
+    _report(console, out)
     _conclude(console, out, rows, time.perf_counter() - started)
 
 
@@ -81,7 +82,7 @@ def _prepare(out: Path, fresh: bool) -> None:
 
 
 def _headline(console: Console, number: int, text: str) -> float:
-    console.rule(f"[bold]{number}/6 {text}", align="left")
+    console.rule(f"[bold]{number}/7 {text}", align="left")
     return time.perf_counter()
 
 
@@ -172,7 +173,9 @@ def _evaluate(console: Console, out: Path) -> list[Any]:
     rows = []
     for name in ("base", *METHODS):
         model, tokenizer = load_for_evaluation(out / name if name == "base" else out / name / "adapter")
-        result = evaluate_model(model, tokenizer, id_groups, ood_groups, batch_size=100, max_new_tokens=96)
+        result = evaluate_model(
+            model, tokenizer, id_groups, ood_groups, batch_size=100, max_new_tokens=96, lcs_layers="all"
+        )
         steps = _train_records(out / name) if name != "base" else []
         rows.append(
             MethodResult(
@@ -202,10 +205,25 @@ def _merge(console: Console, out: Path) -> None:
     console.print(f"({time.perf_counter() - started:.0f} s)")
 
 
+def _report(console: Console, out: Path) -> None:
+    from igascale.report.write import write_report
+
+    started = _headline(console, 6, "a report: one page of what the runs did")
+    try:
+        written = write_report([out / name for name in METHODS], out / "report")
+    except UserError as error:  # plotly is an extra; the demo's other results are there
+        console.print(f"left out: {error}")
+        return
+    console.print(f"{out / 'report' / 'report.html'} and {len(written.files) - 1} files: figures, their data, tables")
+    for note in written.notes:
+        console.print(note)
+    console.print(f"({time.perf_counter() - started:.0f} s)")
+
+
 def _conclude(console: Console, out: Path, rows: list[Any], seconds: float) -> None:
     from igascale.evaluation.tables import comparison_table
 
-    _headline(console, 6, "result")
+    _headline(console, 7, "result")
     Console(highlight=False, width=max(120, console.width)).print(comparison_table(rows, "igascale demo"))
     by_name = {row.method: row.result for row in rows}
     iga, mean = (by_name[name].isomers.splits["ood"].accuracy for name in ("iga", "mean"))
@@ -221,6 +239,7 @@ def _conclude(console: Console, out: Path, rows: list[Any], seconds: float) -> N
         ("data/", "isomer groups, JSONL"),
         ("base/", "the base model, a normal Hugging Face folder"),
         ("mean/ iga/ iga-paper/", "run folders: config.yaml, metrics.jsonl, checkpoints/, adapter/ (PEFT)"),
+        ("report/", "report.html, to open in a browser; its figures as PNG and CSV, its tables"),
         ("merged/", "base + iga adapter, a normal Hugging Face folder"),
     ):
         console.print(f"  {name:24}{what}")
