@@ -31,21 +31,30 @@ class Reservation:
     grave: Literal["grave", "note"] = "note"
 
 
-def reservations(runs: Sequence[Collected]) -> list[Reservation]:
-    """All of them, the grave ones first."""
-    found = [*_different(runs), *_comparison(runs)]
+def reservations(runs: Sequence[Collected], different: Sequence[Reservation] | None = None) -> list[Reservation]:
+    """All of them, the grave ones first.
+
+    Args:
+        runs: what was collected.
+        different: of :func:`what_differs`, where that was asked already.
+    """
+    found = [*(what_differs(runs) if different is None else different), *_comparison(runs)]
     for run in runs:
         found += [Reservation(f"{run.name}: {w.text}", w.grave) for w in _of_run(run)]
     return sorted(found, key=lambda w: w.grave != "grave")
 
 
-def comparable(runs: Sequence[Collected]) -> bool:
+def comparable(different: Sequence[Reservation]) -> bool:
     """Whether nothing is known that makes the runs' figures ones of different things."""
-    return not any(r.text.startswith(_NOT_COMPARABLE) for r in _different(runs))
+    return not any(r.text.startswith(_NOT_COMPARABLE) for r in different)
+
+
+def what_differs(runs: Sequence[Collected]) -> list[Reservation]:
+    """What is not the same in the runs: files, base model, problems of the evaluation, what shapes their figures."""
+    return list(_different(runs))
 
 
 def _different(runs: Sequence[Collected]) -> Iterator[Reservation]:
-    """What is not the same in the runs: files, base model, problems of the evaluation, what shapes their figures."""
     configured = [run for run in runs if run.config]
     if len(configured) < 2:
         return
