@@ -162,13 +162,11 @@ def _atlas(runs: Sequence[Collected]) -> Section:
     table = heldout.overall(runs)
     section = _with(section, Sheet("gir-held-out", table) if table else None)
     shown = {run.name for run in runs if any(True for _ in heldout.residuals(run))}
-    section.missing.extend(
-        Missing(
-            f"GIR of {run.name} on held-out groups was not measured.", f"igascale eval {_path(run)} --gir --overwrite"
-        )
-        for run in runs
-        if run.evaluation and ISOMERS in run.evaluation.suites and run.name not in shown
-    )
+    without = [r for r in runs if r.evaluation and ISOMERS in r.evaluation.suites and r.name not in shown]
+    if without:
+        names = ", ".join(run.name for run in without)
+        command = f"igascale eval {_path(without[0])} --gir --overwrite"
+        section.missing.append(Missing(f"GIR on held-out groups was not measured of {names}.", command))
     return section
 
 

@@ -11,7 +11,7 @@ from igascale.report.pairs import Pair, Pairs
 
 
 def verdicts(runs: Sequence[Collected], comparable: bool, pairs: Pairs | None = None) -> list[str]:
-    """Sentences for the head of the page, with numbers between ``**`` and commands between backticks.
+    """Sentences for the head of the page, with numbers between ``**``.
 
     Args:
         runs: what was collected.
@@ -49,7 +49,7 @@ def _of_suite(runs: Sequence[Collected], suite: str, comparable: bool, pairs: Pa
     if not comparable:
         each = "; ".join(f"{run.name} {_shown(other)}" for run, other in known)
         return [
-            f"{where[0].upper()}{where[1:]}: {each}. These are figures of different things and not ranked: see below."
+            f"{where[0].upper()}{where[1:]}: {each}. These may be figures of different things, and are not ranked: see below."
         ]
     others = "; ".join(f"{run.name} {_shown(other)}" for run, other in known[1:4])
     more = f"; {len(known) - 4} more in the table" if len(known) > 4 else ""

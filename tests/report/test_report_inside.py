@@ -98,3 +98,25 @@ def test_lcs_has_bars_of_its_standard_error(runs):
         assert of_relative == pytest.approx(1.96 * c.standard_error / c.mean_squared_norm, rel=1e-5)
     assert raw["customdata"] == [c.layer for c in layers]
     assert "standard error" in to_csv(figure.table).splitlines()[0]
+
+
+def test_what_the_evaluation_said_is_told_once(tmp_path):
+    from igascale.report.reservations import reservations
+
+    folder = made_up_run(tmp_path / "run", steps=10, layers=2, groups=3)
+    result = read_result(folder / "evaluation" / "evaluation.json")
+    why = "states hardly differ"
+    lines = [
+        f"ID: LCS means nothing at layer 1: {why} (collapse)",
+        "ID: GIR 3 over 16 groups, 100% of it sampling noise; highest at q: 0.1 (100% noise)",
+        "ID: GIR leaves out 2 groups that lack a domain",
+        "the tokenizer has no chat template",
+    ]
+    id_, ood = result.isomers.id, result.isomers.ood
+    id_ = replace(id_, layers=[replace(c, collapsed=c.layer == 1, alarm=why * (c.layer == 1)) for c in id_.layers])
+    settings = result.settings | {"notes": "\n".join(lines)}
+    write_result(EvaluationResult({"isomers": SuiteResult.of(id_, ood)}, settings, []), folder / "evaluation")
+    told = [r.text for r in reservations(collect([folder]))]
+    assert sum(why in text for text in told) == 1 and any("COLLAPSED: ID, layer 1" in text for text in told)
+    assert "run: ID: GIR leaves out 2 groups that lack a domain" in told
+    assert "run: the tokenizer has no chat template" in told and not any("sampling noise" in text for text in told)

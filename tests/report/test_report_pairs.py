@@ -1,6 +1,7 @@
-"""Which order of runs the report calls established: by the exact test on pairs, recomputed here from the samples."""
+"""Which order of runs the report calls established: by the exact test on pairs, recomputed here from the samples; many runs, odd names."""
 
 import json
+import re
 from itertools import product
 
 import pytest
@@ -89,3 +90,43 @@ def test_three_runs_are_adjusted_for_all_pairs(two, tmp_path):
     assert leaders(runs, pairs) == {}
     (told,) = verdicts(runs, True, pairs)
     assert "No lead over irm" in told and "mean (" not in told
+
+
+def test_more_than_eight_runs_are_told_apart(tmp_path):
+    from igascale.report.figures.accuracy import overview
+    from igascale.report.figures.training import mean_losses
+
+    runs = collect([made_up_run(tmp_path / f"run{i}", seed=i, steps=10, layers=2, groups=4) for i in range(10)])
+    dots = {(t["marker"]["color"], t["marker"]["symbol"]) for t in overview(runs).data if "error_x" in t}
+    assert len(dots) == 10
+    lines = {(t["line"]["color"], t["line"]["dash"]) for t in mean_losses(runs).data}
+    assert len(lines) == 10
+    assert pairs_of(runs).tests == 90
+
+
+def test_a_name_that_reverses_the_reading_order_is_spelled_out_everywhere(tmp_path):
+    from igascale.report.write import write_report
+
+    pytest.importorskip("plotly")
+    runs = [made_up_run(tmp_path / n, steps=10, layers=2, groups=4) for n in ("a\u202eb", "**bold** `x`")]
+    out = tmp_path / "out"
+    write_report(runs, out, ["html", "csv", "md", "tex"])
+    for file in out.rglob("*.*"):
+        text = file.read_text()
+        body = re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.DOTALL)
+        for figure in text.split('<script type="application/json">')[1:]:
+            traces = json.loads(figure[: figure.index("</script>")])["data"]
+            body += "".join(str(trace.get("name")) for trace in traces)
+        assert "\u202e" not in body, file
+    head = (out / "report.html").read_text().split("</header>")[0]
+    assert "a&lt;U+202E&gt;b" in head and "**bold** `x`" in head and "<b>bold</b>" not in head
+
+
+@pytest.mark.parametrize("damaged", ["config.yaml", "evaluation/samples.jsonl"])
+def test_runs_of_which_too_little_is_known_are_not_ranked(two, damaged):
+    (two[1] / damaged).write_text("{[")
+    runs = collect(two)
+    different = what_differs(runs)
+    assert not comparable(different) and any(d.text.startswith("NOT KNOWN TO BE COMPARABLE") for d in different)
+    (told,) = verdicts(runs, False)
+    assert "not ranked" in told

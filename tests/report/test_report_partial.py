@@ -42,7 +42,7 @@ def test_a_whole_run_lacks_only_what_was_not_asked_for(run):
     written, page = report(run)
     assert written.missing == [
         f"No checkpoint was evaluated, so there is no accuracy over time. igascale eval {run} --watch",
-        f"GIR of iga on held-out groups was not measured. igascale eval {run} --gir --overwrite",
+        f"GIR on held-out groups was not measured of iga. igascale eval {run} --gir --overwrite",
     ]
     assert "<section" in page and written.files[-1] == "report.html"
 

@@ -9,7 +9,7 @@ from igascale.evaluation.results import Consistency, SplitResult
 from igascale.report.collect import Collected
 from igascale.report.figures.accuracy import side
 from igascale.report.figures.frame import Figure, Panel, axis, layouts, plain, round_to
-from igascale.report.palette import series
+from igascale.report.palette import series, symbol
 from igascale.tables import Cell, Column, Table
 
 
@@ -27,7 +27,8 @@ def by_layer(runs: Sequence[Collected]) -> Figure | None:
     data, rows = [], []
     alt = []
     present = sorted({index for index, *_ in splits(runs)})
-    aside = {index: 0.06 * (place - (len(present) - 1) / 2) for place, index in enumerate(present)}
+    apart = min(0.06, 0.2 / max(1, len(present) - 1))
+    aside = {index: apart * (place - (len(present) - 1) / 2) for place, index in enumerate(present)}
     for index, run, name, result in splits(runs):
         known = [c for c in _layers(result) if c.lcs is not None and c.relative is not None]
         rows += [_row(run.name, name, c) for c in _layers(result)]
@@ -51,7 +52,7 @@ def by_layer(runs: Sequence[Collected]) -> Figure | None:
     title = "Logical Consistency Score by layer"
     caption = (
         "Relative: over the mean squared norm of the states. Lower is more consistent, but only beside an accuracy above chance: collapsed states are consistent too. Solid: training "
-        "domains (ID); dashed: unseen domains (OOD). Bars: 95%, 1.96 standard errors over groups each way; two runs are measured on the "
+        "domains (ID); dashed: unseen domains (OOD). Bars: 95%, 1.96 standard errors over groups each way, runs a little aside of each other; they are measured on the "
         "same groups, so that bars which overlap do not make them alike. A cross marks a collapsed layer, where LCS means nothing."
     )
     return Figure(
@@ -102,7 +103,7 @@ def by_pair(runs: Sequence[Collected]) -> Figure | None:
                     "yaxis": axis(number, "y"),
                     "name": plain(runs[run].name),
                     "legendgroup": runs[run].name,
-                    "marker": {"color": series(run), "size": 8},
+                    "marker": {"color": series(run), "size": 8, "symbol": symbol(run)},
                     "customdata": [plain(p[3]) for p in mine],
                     "hovertemplate": "%{fullData.name}<br>%{customdata}: %{x:.4~g}<extra></extra>",
                 }
@@ -160,7 +161,7 @@ def _line(
         "name": plain(f"{run}, {name}"),
         "legendgroup": f"{run}, {name}",
         "line": {"color": colour, "width": 1.8, "dash": dash},
-        "marker": {"color": colour, "size": 6, "symbol": ["x" if c.collapsed else "circle" for c in known]},
+        "marker": {"color": colour, "size": 6, "symbol": ["x" if c.collapsed else symbol(index) for c in known]},
         "hovertemplate": "%{fullData.name}<br>layer %{customdata}: %{y:.4~g}<extra></extra>",
     }
 
