@@ -307,3 +307,16 @@ def test_a_real_step_record_is_read(tmp_path):
     assert record["peak_memory_by_rank"] == [5, 2**50]
     found = efficiency(run)
     assert (found.seconds_per_step, found.tokens_per_second, found.peak_memory_bytes) == (0.5, 20.0, 2**50)
+
+
+def test_of_long_files_only_what_is_asked_for_is_kept(tmp_path):
+    from igascale.evaluation.run_records import records
+
+    run = write_run(tmp_path / "run", [step(n) for n in range(1, 4)])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "validation", "step": 3, "id": {"law": 1.0}}\n{"kind": "tra')
+    whole, damaged = records(run, "train")
+    kept, _ = records(run, "train", ("seconds", "no such key"))
+    assert damaged == 1 and [r["step"] for r in whole] == [1, 2, 3]
+    assert kept == [{"seconds": r["seconds"], "step": r["step"]} for r in whole]
+    assert records(run, "validation")[0] == [{"kind": "validation", "step": 3, "id": {"law": 1.0}}]
