@@ -38,6 +38,7 @@ def command(runs: tuple[Path, ...], out: Path | None, formats: str, overwrite: b
     Writes report.html, figures/*.png, data/*.csv, and tables/ as CSV, Markdown and LaTeX.
     """
     from igascale.errors import UserError, did_you_mean
+    from igascale.isomers.inspection.side_by_side import visible
     from igascale.report.write import FORMATS, PAGE, write_report
 
     wanted = [name.strip().lower() for name in formats.split(",") if name.strip()]
@@ -53,7 +54,7 @@ def command(runs: tuple[Path, ...], out: Path | None, formats: str, overwrite: b
     for note in written.notes:
         click.secho(f"warning: {note}", err=True, fg="yellow")
     for line in written.missing:
-        click.echo(f"not shown: {line}")
+        click.echo(f"not shown: {visible(line)}")
     counts = {kind: sum(name.endswith(f".{kind}") for name in written.files) for kind in FORMATS}
     told = ", ".join(f"{count} {kind.upper()}" for kind, count in counts.items() if count and kind != "html")
     where = folder / PAGE if counts["html"] else folder

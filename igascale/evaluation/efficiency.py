@@ -19,6 +19,8 @@ from igascale.runs.reading import DIED, read_run
 WARM_UP = 3
 _LISTED_RANKS = 64  # more are not listed one by one (igascale.metrics)
 _UNSTEADY = 1.5  # between quartiles; above it the median says less than it seems to
+#: Of a record of a step.
+_KEPT = ("seconds", "tokens", "skipped", "peak_memory_bytes", "peak_memory_by_rank")
 _ADAPTER = "adapter_model.safetensors"
 
 
@@ -99,7 +101,7 @@ def efficiency(folder: Path) -> Efficiency:
         UserError: it is none, or its configuration is damaged.
     """
     config, began, run = read_config(folder), starts(folder), read_run(folder)
-    steps, damaged = records(folder, "train")
+    steps, damaged = records(folder, "train", _KEPT)
     timed, warm_up_left_out = _timed(steps, began)
     seconds = [s for record in timed if (s := number(record, "seconds")) is not None]
     tokens = [number(record, "tokens") for record in timed]

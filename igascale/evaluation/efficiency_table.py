@@ -68,7 +68,7 @@ class Cost:
 
 
 def efficiency_table(costs: Sequence[Cost], title: str = "What the runs cost") -> Table:
-    """The table, with its caveats as notes; the best of a column is emphasised where all ran on the same hardware for as many steps."""
+    """The table, with its caveats as notes; the best of a column is emphasised where that is more than luck (:func:`_can_be_ranked`)."""
     kinds = list(dict.fromkeys(cost.efficiency.hardware_key for cost in costs))
     alike = len(kinds) == 1
     marks = {key: "" if alike else chr(ord("a") + i % 26) for i, key in enumerate(kinds)}
@@ -76,12 +76,33 @@ def efficiency_table(costs: Sequence[Cost], title: str = "What the runs cost") -
     table = Table(title, [Column("run", "left"), *map(Column, _COLUMNS)], rows, _notes(costs, marks, alike))
     if alike:
         for column, largest in _RANKED.items():
-            if column.startswith(("compute", "OOD")) and len({cost.efficiency.steps for cost in costs}) > 1:
-                continue
-            if column.startswith("OOD") and len({cost.ood_of for cost in costs if cost.ood_of}) > 1:
-                continue
-            table = emphasise_best(table, column, largest)
+            if _can_be_ranked(column, costs):
+                table = emphasise_best(table, column, largest)
     return table
+
+
+def _can_be_ranked(column: str, costs: Sequence[Cost]) -> bool:
+    """Whether the best of a column is better: not by luck of a busy machine or of few problems, nor by another number of steps."""
+    if column.startswith(("compute", "OOD")) and len({cost.efficiency.steps for cost in costs}) > 1:
+        return False
+    if column.startswith("OOD"):
+        if len({cost.ood_of for cost in costs if cost.ood_of}) > 1:
+            return False
+        hours = [
+            found.compute_hours if column == "OOD %/compute h" else found.hours_per_epoch
+            for found in (cost.efficiency for cost in costs)
+        ]
+        return _first_is_apart([(-c.ood.high / h, -c.ood.low / h) for c, h in zip(costs, hours) if c.ood and h])
+    if column in ("s/step", "h/epoch", "tokens/s"):
+        found = [(cost.efficiency.seconds_low, cost.efficiency.seconds_high) for cost in costs]
+        return _first_is_apart([(low, high) for low, high in found if low is not None and high is not None])
+    return True
+
+
+def _first_is_apart(ranges: Sequence[tuple[float, float]]) -> bool:
+    """Whether the lowest range overlaps with no other."""
+    lowest, *others = sorted(ranges) or [(0.0, 0.0)]
+    return all(other[0] > lowest[1] for other in others)
 
 
 def significant(value: float | None, figures: int = 3, mark: str = "") -> Cell | None:
@@ -135,6 +156,10 @@ def _notes(costs: Sequence[Cost], marks: dict[tuple[str, ...], str], alike: bool
     notes.append(
         "OOD %/(h/epoch) is the paper's Acc/CHr; OOD %/compute h falls with every hour, so that it favours runs that end early"
     )
+    if alike and len(costs) > 1:
+        notes.append(
+            "bold: the best of a column; of times only where its quartiles, of accuracies where its interval overlaps with no other"
+        )
     if measured := dict.fromkeys(cost.ood_of for cost in costs if cost.ood_of):
         notes.append(
             f"OOD %: of {'; '.join(measured)}" + ("; NOT OF THE SAME for all runs" if len(measured) > 1 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from igascale.evaluation.matched import AT_FIRST, Matched, MatchedRun
 from igascale.evaluation.table_cells import accuracy_with_interval
-from igascale.tables import Cell, Column, Table, emphasise_best, number
+from igascale.tables import Cell, Column, Table, number
 
 _COLUMNS = (
     "step there",
@@ -17,7 +17,7 @@ _COLUMNS = (
 )
 _NOTE = (
     "there: where the line through a run's validations first comes down to that loss, the lowest that all of them reach; means over "
-    "domains, nats per token"
+    "domains, nats per token. One crossing has no error bar, so none is called best"
 )
 
 
@@ -25,15 +25,12 @@ def matched_table(matched: Matched) -> Table:
     """A row per run; OOD at the end beside it."""
     loss = "none" if matched.loss is None else f"{matched.loss:.4f}"
     rows: list[list[Cell | str | None]] = [_row(run) for run in matched.runs]
-    table = Table(
+    return Table(
         f"At matched in-distribution validation loss ({loss})",
         [Column("run", "left"), *map(Column, _COLUMNS)],
         rows,
         [_NOTE, *(f"{run.name}: {run.why_not}" for run in matched.runs if run.why_not)],
     )
-    for column in ("OOD loss there", "OOD loss at the end"):
-        table = emphasise_best(table, column, largest=False)
-    return table
 
 
 def _row(run: MatchedRun) -> list[Cell | str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,22 +83,29 @@ def starts(folder: Path) -> list[Start]:
     return [Start(0, facts), *later]
 
 
-def records(folder: Path, kind: str) -> tuple[list[dict[str, Any]], int]:
+def records(folder: Path, kind: str, keys: Collection[str] | None = None) -> tuple[list[dict[str, Any]], int]:
     """The records of ``metrics.jsonl`` of one kind, ``train`` or ``validation``, by step.
 
+    Args:
+        folder: the run.
+        kind: of record.
+        keys: what to keep of each beside its step, all by default: a long run's file does not fit into memory whole.
+
     Returns:
-        The records, and how many lines of the file could not be read: a line that a crash cut off, or damage.
+        The records, and how many lines could not be read: a line that a crash cut off, or damage. Those that do not name the kind
+        are passed over where it is ``validation``.
     """
     by_step: dict[int, dict[str, Any]] = {}
     damaged = 0
     with suppress(OSError), (folder / METRICS).open("rb") as file:
         for line in file:
-            if not line.strip():
+            if not line.strip() or (kind == "validation" and b"validation" not in line):
                 continue
             try:
                 record = json.loads(line)
                 if record["kind"] == kind:
-                    by_step[int(record["step"])] = record
+                    kept = record if keys is None else {key: record[key] for key in keys if key in record}
+                    by_step[int(record["step"])] = kept | {"step": record["step"]}
             except (ValueError, KeyError, TypeError, RecursionError):
                 damaged += 1
     return [by_step[step] for step in sorted(by_step)], damaged

@@ -97,7 +97,7 @@ def read_adapters(path: Path) -> AdapterFrames:
     """Read the file, whole or not; never fails. Records that no frame needs are passed over unparsed."""
     steps = [step for step in _steps(path) if step is not None]
     found = AdapterFrames(records=len(steps), missing=not path.is_file())
-    frames = _Frames(min(MOST_FRAMES, len(steps)))
+    frames = _Frames([(steps[first], steps[end - 1]) for first, end in _bounds(len(steps))])
     wanted = _wanted(len(steps))
     at = -1
     for step, line in _lines(path):
@@ -113,17 +113,21 @@ def read_adapters(path: Path) -> AdapterFrames:
             found.damaged += 1
             continue
         found.parsed += 1
-        frames.add(wanted[at], step, adapters)
+        frames.add(wanted[at], adapters)
     frames.into(found)
     return found
 
 
+def _bounds(records: int) -> list[tuple[int, int]]:
+    """First record of each frame, and the one after its last."""
+    frames = min(MOST_FRAMES, records)
+    return [(f * records // frames, (f + 1) * records // frames) for f in range(frames)]
+
+
 def _wanted(records: int) -> dict[int, int]:
     """Which records go into which frame: at most :data:`MOST_RECORDS` of each, evenly spread."""
-    frames = min(MOST_FRAMES, records)
     wanted = {}
-    for frame in range(frames):
-        first, end = frame * records // frames, (frame + 1) * records // frames
+    for frame, (first, end) in enumerate(_bounds(records)):
         count = min(MOST_RECORDS, end - first)
         for i in range(count):
             wanted[first + (i + 1) * (end - first) // count - 1] = frame
@@ -148,15 +152,14 @@ def _steps(path: Path) -> Iterator[int | None]:
 class _Frames:
     """Sums of what was parsed."""
 
-    def __init__(self, frames: int):
+    def __init__(self, spans: list[tuple[int, int]]):
         self._names: dict[str, int] = {}
-        self._spans: list[tuple[int, int] | None] = [None] * frames
-        self._sums: list[dict[tuple[str, str], list[float]]] = [{} for _ in range(frames)]
-        self._lists: list[dict[str, tuple[list[float], int]]] = [{} for _ in range(frames)]
+        self._spans, self._filled = spans, [False] * len(spans)
+        self._sums: list[dict[tuple[str, str], list[float]]] = [{} for _ in spans]
+        self._lists: list[dict[str, tuple[list[float], int]]] = [{} for _ in spans]
 
-    def add(self, frame: int, step: int, adapters: dict[str, Any]) -> None:
-        span = self._spans[frame]
-        self._spans[frame] = (step if span is None else span[0], step)
+    def add(self, frame: int, adapters: dict[str, Any]) -> None:
+        self._filled[frame] = True
         for name, figures in adapters.items():
             if not isinstance(figures, dict):
                 continue
@@ -178,9 +181,9 @@ class _Frames:
             self._lists[frame][figure] = ([a + b for a, b in zip(total, numbers)], count + 1)
 
     def into(self, found: AdapterFrames) -> None:
-        frames = [i for i, span in enumerate(self._spans) if span is not None]
+        frames = [i for i, filled in enumerate(self._filled) if filled]
         found.adapters = list(self._names)
-        found.spans = [span for span in self._spans if span is not None]
+        found.spans = [self._spans[i] for i in frames]
         figures = dict.fromkeys(figure for i in frames for figure, _ in self._sums[i])
         for figure in figures:
             sums = [[self._sums[i].get((figure, name)) for name in found.adapters] for i in frames]

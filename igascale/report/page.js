@@ -66,7 +66,7 @@ function legend(node) {
     const button = document.createElement("button");
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
-    button.append(swatch(trace, colour), name);
+    button.append(swatch(trace, colour), label(trace.name));
     button.addEventListener("click", () => {
       of.off.has(name) ? of.off.delete(name) : of.off.add(name);
       button.setAttribute("aria-pressed", String(!of.off.has(name)));
@@ -77,13 +77,20 @@ function legend(node) {
   node.querySelector(".legend").hidden = false;
 }
 
+// A trace's name is escaped for plotly, which reads markup.
+function label(name) {
+  const signs = { "&lt;": "<", "&gt;": ">", "&amp;": "&" };
+  return name.replace(/&(?:lt|gt|amp);/g, (sign) => signs[sign]);
+}
+
 function swatch(trace, colour) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", trace.line ? "line" : "circle");
-  const dashes = { dot: "2 3", dash: "6 4" };
+  const line = document.createElementNS("http://www.w3.org/2000/svg", trace.line ? "line" : "path");
+  const dashes = { dot: "2 3", dash: "6 4", dashdot: "7 3 2 3" };
+  const signs = { diamond: "M7 .5L12.5 6L7 11.5L1.5 6Z", square: "M2.5 1.5H11.5V10.5H2.5Z" };
   const shape = trace.line
     ? { x1: 1, x2: 21, y1: 6, y2: 6, stroke: colour, "stroke-width": 2.4, "stroke-dasharray": dashes[trace.line.dash] ?? "none" }
-    : { cx: 7, cy: 6, r: 4.5, fill: colour };
+    : { d: signs[trace.marker.symbol] ?? "M2.5 6a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", fill: colour };
   svg.setAttribute("width", trace.line ? 22 : 14);
   svg.setAttribute("height", 12);
   svg.setAttribute("aria-hidden", "true");
@@ -135,7 +142,11 @@ const near = new IntersectionObserver(
 for (const node of figures.keys()) near.observe(node);
 const redraw = () => figures.forEach((of, node) => of?.drawn && draw(node));
 dark.addEventListener("change", redraw);
-addEventListener("beforeprint", () => figures.forEach((_, node) => draw(node)));
+addEventListener("beforeprint", () => {
+  figures.forEach((_, node) => draw(node));
+  // What must be known before believing a figure belongs on paper too.
+  for (const folded of document.querySelectorAll(".reservations details")) folded.open = true;
+});
 new ResizeObserver(() => requestAnimationFrame(() => figures.forEach((of, node) => of?.drawn && of.plot.clientWidth !== of.width && draw(node)))).observe(document.body);
 
 // One run at a time, the same everywhere where there is a choice.

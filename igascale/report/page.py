@@ -80,8 +80,8 @@ def _text(text: str) -> str:
 
 
 def _bold(escaped: str) -> str:
-    """Numbers and commands of a verdict; its text is ours but for the runs' names."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escaped))
+    """Numbers of a verdict; the runs' names in it may hold asterisks of their own."""
+    return re.sub(r"\*\*([+-]?[\d.]+%?)\*\*", r"<b>\1</b>", escaped)
 
 
 def _json(value: Any) -> str:

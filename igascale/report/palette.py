@@ -72,8 +72,18 @@ _ROLE = re.compile(r"^@([a-z]+\d?)(?:/([\d.]+))?$")
 
 
 def series(index: int) -> str:
-    """The role of the n-th series; with more than eight, they come round again."""
+    """The role of the n-th series; with more than eight, they come round again with another :func:`dash` and :func:`symbol`."""
     return f"@c{index % SERIES + 1}"
+
+
+def dash(index: int) -> str:
+    """Of the n-th series' line."""
+    return ("solid", "dot", "dashdot")[index // SERIES % 3]
+
+
+def symbol(index: int) -> str:
+    """Of the n-th series' points."""
+    return ("circle", "diamond", "square")[index // SERIES % 3]
 
 
 def resolve(value: Any, theme: dict[str, Any], key: str = "") -> Any:

@@ -17,6 +17,7 @@ from igascale.tuning.claims import Compared, claims
 
 _TRUNCATED = 0.02
 _NOT_COMPARABLE = "NOT COMPARABLE"
+_NOT_KNOWN = "NOT KNOWN TO BE COMPARABLE"
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,39 @@ class Reservation:
     grave: Literal["grave", "note"] = "note"
 
 
-def reservations(runs: Sequence[Collected]) -> list[Reservation]:
-    """All of them, the grave ones first."""
-    found = [*_different(runs), *_comparison(runs)]
+def reservations(runs: Sequence[Collected], different: Sequence[Reservation] | None = None) -> list[Reservation]:
+    """All of them, the grave ones first.
+
+    Args:
+        runs: what was collected.
+        different: of :func:`what_differs`, where that was asked already.
+    """
+    found = [*(what_differs(runs) if different is None else different), *_comparison(runs)]
     for run in runs:
         found += [Reservation(f"{run.name}: {w.text}", w.grave) for w in _of_run(run)]
     return sorted(found, key=lambda w: w.grave != "grave")
 
 
-def comparable(runs: Sequence[Collected]) -> bool:
-    """Whether nothing is known that makes the runs' figures ones of different things."""
-    return not any(r.text.startswith(_NOT_COMPARABLE) for r in _different(runs))
+def comparable(different: Sequence[Reservation]) -> bool:
+    """Whether the runs' figures are of one thing, as far as their folders tell; not where that could not be found out."""
+    return not any(r.text.startswith((_NOT_COMPARABLE, _NOT_KNOWN)) for r in different)
+
+
+def what_differs(runs: Sequence[Collected]) -> list[Reservation]:
+    """What is not the same in the runs: files, base model, problems of the evaluation, what shapes their figures."""
+    return list(_different(runs))
 
 
 def _different(runs: Sequence[Collected]) -> Iterator[Reservation]:
-    """What is not the same in the runs: files, base model, problems of the evaluation, what shapes their figures."""
     configured = [run for run in runs if run.config]
+    if len(runs) > 1 and (without := [run.name for run in runs if not run.config]):
+        yield Reservation(f"{_NOT_KNOWN}: the configuration of {', '.join(without)} cannot be read", "grave")
     if len(configured) < 2:
         return
     try:
         found = differences([run.folder for run in configured], [run.name for run in configured])
     except UserError as error:
-        yield Reservation(f"whether the runs have the same data could not be found out: {error}", "grave")
+        yield Reservation(f"{_NOT_KNOWN}: {error}", "grave")
         return
     for difference in found:
         if difference.weight == "refuse":
@@ -120,5 +132,10 @@ def _of_evaluation(result: EvaluationResult) -> Iterator[Reservation]:
                 yield Reservation(
                     f"{name}: no answer was found in {100 * found.accuracy.parse_failures:.1f}% of the texts"
                 )
-    if notes := result.settings.get("notes"):
-        yield Reservation(str(notes))
+    yield from _notes(str(result.settings.get("notes") or ""))
+
+
+def _notes(notes: str) -> Iterator[Reservation]:
+    """What the evaluation itself said, a line each, but what is told above or shown beside the figures."""
+    told = ("(collapse)", "of it sampling noise", "GIR is mostly noise")
+    yield from (Reservation(line) for line in notes.splitlines() if not any(part in line for part in told))

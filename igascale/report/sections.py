@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from igascale import status
+from igascale.comparing.tables import comparison_tables
 from igascale.errors import UserError
+from igascale.evaluation.results import ISOMERS
 from igascale.report import tabulate
 from igascale.report.collect import Collected
-from igascale.report.figures import accuracy, atlas, consistency, cosines, mask, training
+from igascale.report.figures import accuracy, atlas, consistency, cosines, heldout, mask, training
 from igascale.report.figures.frame import Figure
+from igascale.report.pairs import Pairs, leaders
 from igascale.report.samples import SampleChoice
 from igascale.tables import Table
 
@@ -51,16 +54,19 @@ class Section:
     missing: list[Missing] = field(default_factory=list)
 
 
-def sections(runs: Sequence[Collected], choice: SampleChoice, comparable: bool) -> list[Section]:
+def sections(
+    runs: Sequence[Collected], choice: SampleChoice, comparable: bool, pairs: Pairs | None = None
+) -> list[Section]:
     """Everything, in the order in which it is read.
 
     Args:
         runs: what was collected.
         choice: of samples.
         comparable: whether one may call one of the runs better.
+        pairs: the runs compared problem by problem.
     """
     return [
-        _results(runs, comparable),
+        _results(runs, comparable, pairs),
         _accuracy(runs),
         _consistency(runs),
         _training(runs),
@@ -85,13 +91,15 @@ def file_names(runs: Sequence[Collected]) -> dict[str, str]:
     return names
 
 
-def _results(runs: Sequence[Collected], comparable: bool) -> Section:
+def _results(runs: Sequence[Collected], comparable: bool, pairs: Pairs | None) -> Section:
     lead = "How well the runs answer in the domains they were trained on (ID) and in domains they never saw (OOD)."
-    section = Section(
-        "results", "Results", lead, [Sheet("results", tabulate.headline(runs, comparable))], _not_evaluated(runs)
-    )
+    ahead = leaders(runs, pairs) if comparable else {}
+    section = Section("results", "Results", lead, [Sheet("results", tabulate.headline(runs, ahead))])
+    section.missing.extend(_not_evaluated(runs))
+    names = ("differences", "gaps")
+    compared = [Sheet(*one) for one in zip(names, comparison_tables(pairs.comparison))] if pairs else []
     matched = _if_readable(section, "matched-loss", tabulate.matched, runs)
-    section = _with(section, accuracy.overview(runs), matched)
+    section = _with(section, accuracy.overview(runs), *compared, matched)
     if len(runs) > 1 and matched is None:
         why = "OOD at matched validation loss takes two runs with validation on record"
         section.missing.append(Missing(f"{why}; set", "data.validation: FILE, eval.every: N"))
@@ -146,8 +154,20 @@ def _atlas(runs: Sequence[Collected]) -> Section:
         "Where in the network the domains' gradients conflict, and how much of them the mask lets through there. "
         "Each cell is one adapter; move through training with the slider."
     )
-    section = Section("atlas", "Conflict atlas", lead, [], _no_adapters(runs))
-    return _with(section, _each(runs, atlas.atlas))
+    section = _with(
+        Section("atlas", "Conflict atlas", lead, [], _no_adapters(runs)),
+        _each(runs, atlas.atlas),
+        _each(runs, lambda run, name: heldout.held_out(run, name, runs)),
+    )
+    table = heldout.overall(runs)
+    section = _with(section, Sheet("gir-held-out", table) if table else None)
+    shown = {run.name for run in runs if any(True for _ in heldout.residuals(run))}
+    without = [r for r in runs if r.evaluation and ISOMERS in r.evaluation.suites and r.name not in shown]
+    if without:
+        names = ", ".join(run.name for run in without)
+        command = f"igascale eval {_path(without[0])} --gir --overwrite"
+        section.missing.append(Missing(f"GIR on held-out groups was not measured of {names}.", command))
+    return section
 
 
 def _cosines(runs: Sequence[Collected]) -> Section:

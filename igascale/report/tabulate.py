@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from igascale.evaluation.efficiency import efficiency
@@ -13,28 +14,35 @@ from igascale.evaluation.results import ISOMERS, SuiteResult
 from igascale.evaluation.selection_marks import legend, selection_mark
 from igascale.report.collect import Collected
 from igascale.report.figures.accuracy import side
-from igascale.tables import Cell, Column, Table, emphasise_best, number
+from igascale.report.pairs import Side
+from igascale.tables import Cell, Column, Table, number
 
 _Row = list[Cell | str | None]
 
 
-def headline(runs: Sequence[Collected], comparable: bool) -> Table:
-    """A line per run: how it was made and selected, accuracy with its interval, gap and LCS; the best is marked where runs can be compared."""
+def headline(runs: Sequence[Collected], ahead: Mapping[Side, str]) -> Table:
+    """A line per run: accuracy with its interval, gap and LCS; how it was selected and made.
+
+    Args:
+        runs: what was collected.
+        ahead: the run to emphasise on a side of a suite, where one is ahead of all others.
+    """
     suites = dict.fromkeys(s for run in runs for s in (run.evaluation.suites if run.evaluation else {}))
     sides = list(dict.fromkeys((s, p) for run in runs for s in suites for p in _splits(run, s)))
-    heads = [Column("run", "left"), Column("selected", "left")]
-    heads += [Column(f"{side(s, p)} %") for s, p in sides]
+    heads = [Column("run", "left"), *(Column(f"{side(s, p)} %") for s, p in sides)]
     gaps = [s for s in suites if any(_gap(run, s) is not None for run in runs)]
     heads += [Column("gap" if s == ISOMERS else f"{s} gap") for s in gaps]
     heads += [Column("relative LCS (ID)")] if ISOMERS in suites else []
-    heads += [Column("hook", "left"), Column("method", "left")]
+    heads += [Column(name, "left") for name in ("selected", "hook", "method")]
     rows: list[_Row] = []
     for run in runs:
-        row: _Row = [run.name, selection_mark(run.config).mark]
-        row += [_accuracy(run, s, p) for s, p in sides]
+        row: _Row = [run.name]
+        for s, p in sides:
+            cell = _accuracy(run, s, p)
+            row.append(replace(cell, emphasis="best") if cell and ahead.get((s, p)) == run.name else cell)
         row += [_gap(run, s) for s in gaps]
         row += [_lcs(run)] if ISOMERS in suites else []
-        row += [run.hook, run.run.method or None]
+        row += [selection_mark(run.config).mark, run.hook, run.run.method or None]
         rows.append(row)
     notes = [legend([selection_mark(run.config) for run in runs])]
     notes += ["accuracy with its 95% interval; gap: ID minus OOD, in points"] if sides else []
@@ -43,11 +51,14 @@ def headline(runs: Sequence[Collected], comparable: bool) -> Table:
         notes.append("* not told from chance, or below it")
     if "?" in marks:
         notes.append("? means nothing: collapsed, or accuracy not above chance")
-    table = Table("Results", heads, rows, notes)
-    if comparable:
-        for s, p in sides:
-            table = emphasise_best(table, f"{side(s, p)} %")
-    return table
+    if sides and len(runs) > 1:
+        notes.append(
+            "bold: ahead of every other run, problem by problem (p < 0.05 by Holm); where samples are missing, no other interval "
+            "reaches it"
+            if ahead
+            else "none is bold: no run is shown to be ahead of every other"
+        )
+    return Table("Results", heads, rows, notes)
 
 
 def cost(runs: Sequence[Collected]) -> Table | None:
@@ -55,8 +66,7 @@ def cost(runs: Sequence[Collected]) -> Table | None:
     costs = []
     for run in runs:
         if run.config:
-            of = _suite(run, ISOMERS)
-            costs.append(Cost(run.name, efficiency(run.folder), of.ood.accuracy if of and of.ood else None))
+            costs.append(Cost.of(run.name, efficiency(run.folder), run.evaluation))
     return efficiency_table(costs) if costs else None
 
 

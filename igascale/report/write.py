@@ -13,7 +13,8 @@ from igascale.report import images, verdict
 from igascale.report.collect import Collected, collect
 from igascale.report.figures.frame import Figure
 from igascale.report.page import GENERATOR, render
-from igascale.report.reservations import comparable, reservations
+from igascale.report.pairs import pairs_of
+from igascale.report.reservations import comparable, reservations, what_differs
 from igascale.report.samples import choose
 from igascale.report.sections import Section, Sheet, sections
 from igascale.tables import to_csv, to_latex, to_markdown
@@ -59,8 +60,10 @@ def write_report(
     earlier = _check_target(out, overwrite)
     collected = collect(runs)
     choice = choose({run.name: run.samples for run in collected if run.samples.is_file()})
-    alike = comparable(collected)
-    parts = sections(collected, choice, alike)
+    different = what_differs(collected)
+    alike = comparable(different)
+    pairs = pairs_of(collected) if alike else None
+    parts = sections(collected, choice, alike, pairs)
     written = Written(out, missing=[f"{m.what} {m.command}".strip() for part in parts for m in part.missing])
     written.missing = list(dict.fromkeys(written.missing))
     files: list[tuple[str, str | bytes]] = []
@@ -70,10 +73,8 @@ def write_report(
     files += _tables(parts, formats)
     if "html" in formats:
         title = ", ".join(run.name for run in collected) if len(collected) <= 4 else f"{len(collected)} runs"
-        told = reservations(collected)
-        files.append(
-            (PAGE, render(title, parts, choice, told, verdict.verdicts(collected, alike), _footer(collected), plotly))
-        )
+        told, results = reservations(collected, different), verdict.verdicts(collected, alike, pairs)
+        files.append((PAGE, render(title, parts, choice, told, results, _footer(collected), plotly)))
     _write(out, files, earlier)
     written.files = [name for name, _ in files]
     return written

@@ -10,6 +10,8 @@ from typing import Literal
 
 #: What every format prints for a cell that is ``None``: not measured, not applicable.
 MISSING = "–"
+#: Embeddings, overrides and isolates of the bidirectional algorithm: with them a name can pretend to be another.
+_REVERSING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 Align = Literal["left", "right"]
 Emphasis = Literal["none", "best", "dim", "bad"]
@@ -103,7 +105,8 @@ def indent_of(text: str) -> int:
 
 
 def clean(text: str) -> str:
-    """Text that may stand in any file and on any terminal: control characters and lone surrogates become U+FFFD.
+    """Text that may stand in any file and on any terminal: control characters, marks that reverse the reading order and lone
+    surrogates become U+FFFD.
 
     Ends of lines stay, all of them as ``\\n``.
 
@@ -112,4 +115,8 @@ def clean(text: str) -> str:
         'a\\nb�[31m'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    return "".join("\ufffd" if c != "\n" and _hostile(c) else c for c in text)
+
+
+def _hostile(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _REVERSING

@@ -223,6 +223,19 @@ def test_one_machine_is_ranked_and_two_are_not(tmp_path):
     assert "1 a" in to_markdown(other) and "2 b" in to_markdown(other)
 
 
+def test_times_whose_quartiles_overlap_have_no_best(tmp_path):
+    times = {"a": [1.0, 1.0, 1.0, 1.0, 2.0, 3.0, 3.0], "b": [1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]}
+    costs = []
+    for name, seconds in times.items():
+        run = write_run(tmp_path / name, [step(n, s) for n, s in enumerate([1.0] * 3 + seconds, 1)])
+        costs.append(Cost.of(name, efficiency(run), evaluate(run / "evaluation", {"id": 15, "ood": 10})))
+    table = efficiency_table(costs)
+    names = [column.name for column in table.columns]
+    best = {names[i] for row in table.grid() for i, cell in enumerate(row) if cell.emphasis == "best"}
+    assert not best & {"s/step", "h/epoch", "tokens/s", "OOD %/compute h", "OOD %/(h/epoch)"}
+    assert any(note.startswith("bold: ") for note in table.notes)
+
+
 def test_unknown_hardware_is_not_the_same_hardware(tmp_path):
     costs = []
     for name, seconds in (("a", 1.0), ("b", 2.0)):
@@ -294,3 +307,16 @@ def test_a_real_step_record_is_read(tmp_path):
     assert record["peak_memory_by_rank"] == [5, 2**50]
     found = efficiency(run)
     assert (found.seconds_per_step, found.tokens_per_second, found.peak_memory_bytes) == (0.5, 20.0, 2**50)
+
+
+def test_of_long_files_only_what_is_asked_for_is_kept(tmp_path):
+    from igascale.evaluation.run_records import records
+
+    run = write_run(tmp_path / "run", [step(n) for n in range(1, 4)])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "validation", "step": 3, "id": {"law": 1.0}}\n{"kind": "tra')
+    whole, damaged = records(run, "train")
+    kept, _ = records(run, "train", ("seconds", "no such key"))
+    assert damaged == 1 and [r["step"] for r in whole] == [1, 2, 3]
+    assert kept == [{"seconds": r["seconds"], "step": r["step"]} for r in whole]
+    assert records(run, "validation")[0] == [{"kind": "validation", "step": 3, "id": {"law": 1.0}}]

@@ -233,8 +233,8 @@ def test_numbers_are_those_of_the_files(opened, folders):
     )
     assert (
         cells[0][0][0] == "erm"
-        and float(cells[0][2][1]) == pytest.approx(right["id"])
-        and float(cells[0][3][1]) == pytest.approx(right["ood"])
+        and float(cells[0][1][1]) == pytest.approx(right["id"])
+        and float(cells[0][2][1]) == pytest.approx(right["ood"])
     )
     # The cosine matrix of the last frame.
     page.evaluate("(() => { choose('erm'); draw($('figure-cosine-matrix-erm')) })()")

@@ -12,7 +12,7 @@ from igascale.report.collect import Collected
 from igascale.report.curves import Curve
 from igascale.report.figures.frame import Figure, Panel, axis, layouts, plain, round_to
 from igascale.report.figures.lines import Line, data_table, summary_table, traces
-from igascale.report.palette import series
+from igascale.report.palette import dash, series, symbol
 from igascale.tables import Cell, Column, Table, number
 
 _X = {
@@ -78,7 +78,7 @@ def over_steps(runs: Sequence[Collected]) -> Figure | None:
             values = [_percent(r.suites.get(suite), split) for r in evaluated.values()]
             if len([v for v in values if v is not None]) > 0:
                 curve = Curve(list(evaluated), values)
-                lines.append(Line(run.name, series(i), curve, side(suite, split), run.name, markers=True))
+                lines.append(Line(run.name, series(i), curve, side(suite, split), run.name, dash(i), markers=True))
     if not lines:
         return None
     panels = list(dict.fromkeys(line.what for line in lines))
@@ -125,7 +125,7 @@ def _dots(name: str, title: str, runs: Sequence[Collected], points: list[_Point]
             offset = (place - (len(present) - 1) / 2) * 0.8 / max(len(present), 2)
             ys = [rows[panel].index(p.row) + offset for p in mine]
             if mine:
-                data += _marks(runs[run].name, series(run), mine, ys, at)
+                data += _marks(runs[run].name, run, mine, ys, at)
     told = [
         f"{runs[p.run].name}, {p.row}: {100 * p.accuracy.value:.1f} % ({100 * p.accuracy.low:.1f} to {100 * p.accuracy.high:.1f}), "
         f"chance {100 * p.accuracy.chance:.1f} %"
@@ -136,8 +136,8 @@ def _dots(name: str, title: str, runs: Sequence[Collected], points: list[_Point]
     return Figure(name, title, alt, data, wide, narrow, table, None, CAPTION)
 
 
-def _marks(name: str, colour: str, points: list[_Point], ys: list[float], panel: int) -> list[dict[str, Any]]:
-    of = [p.accuracy for p in points]
+def _marks(name: str, index: int, points: list[_Point], ys: list[float], panel: int) -> list[dict[str, Any]]:
+    of, colour = [p.accuracy for p in points], series(index)
     told = [
         f"{plain(p.row)}: {100 * p.accuracy.value:.1f}% [{100 * p.accuracy.low:.1f}, {100 * p.accuracy.high:.1f}]"
         for p in points
@@ -162,7 +162,7 @@ def _marks(name: str, colour: str, points: list[_Point], ys: list[float], panel:
             "thickness": 1.6,
             "width": 0,
         },
-        "marker": {"color": colour, "size": 8},
+        "marker": {"color": colour, "size": 8, "symbol": symbol(index)},
         "name": plain(name),
         "legendgroup": name,
         "customdata": told,

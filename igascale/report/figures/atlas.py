@@ -14,12 +14,12 @@ from igascale.tables import Cell, Column, Table
 
 _ROW, _LEAST = 15, 190  # CSS px: of a layer, of a panel
 
-_Grid = list[list[float | None]]
+Grid = list[list[float | None]]
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """One heat map of the atlas."""
+class Measure:
+    """One kind of heat map."""
 
     key: str
     title: str
@@ -29,10 +29,11 @@ class _Measure:
     span: tuple[float, float] | None = None
 
 
+GIR = Measure("gir", "Conflict (GIR)", "@seq", "GIR = ΣV / Σḡ², log scale", logarithmic=True)
 _MEASURES = (
-    _Measure("gir", "Conflict (GIR)", "@seq", "GIR = ΣV / Σḡ², log scale", logarithmic=True),
-    _Measure("mean_mask", "Mask level", "@mask", "mean mask: 1 lets all through", span=(0.0, 1.0)),
-    _Measure(MEAN_COSINE, "Agreement (mean cosine)", "@div", "mean cosine between two domains", span=(-1.0, 1.0)),
+    GIR,
+    Measure("mean_mask", "Mask level", "@mask", "mean mask: 1 lets all through", span=(0.0, 1.0)),
+    Measure(MEAN_COSINE, "Agreement (mean cosine)", "@div", "mean cosine between two domains", span=(-1.0, 1.0)),
 )
 
 
@@ -44,23 +45,13 @@ def atlas(run: Collected, name: str) -> Figure | None:
         return None
     places = place(frames.adapters)
     grids = {m.key: [places.grid(frames.adapters, row) for row in frames.values[m.key]] for m in measures}
-    height = max(_LEAST, _ROW * len(places.rows))
-    longest = max(len(row) for row in places.rows)
-    left = min(180, 40 + 7 * longest) if longest > 4 else 56
-    panels = [
-        Panel(
-            m.title,
-            {"tickangle": -40, "type": "category"},
-            {"autorange": "reversed", "type": "category", "showgrid": False, "title": {"text": "layer"}},
-        )
-        for m in measures
-    ]
+    panels, height, left = frame_of([m.title for m in measures], places)
     wide, narrow = layouts(panels, columns=3, height=height, left=left, bottom=122, gap=160)
-    data = [_heat_map(m, i, places, grids[m.key]) for i, m in enumerate(measures, 1)]
+    data = [heat_map(m, i, places, grids[m.key][-1]) for i, m in enumerate(measures, 1)]
     if len(measures) == 1:
         wide["xaxis"]["domain"] = [0.0, 0.45]
     for i, m in enumerate(measures, 1):
-        span, ticks = _span(m, [v for grid in grids[m.key] for row in grid for v in row if v is not None])
+        span, ticks = scale_of(m, [v for grid in grids[m.key] for row in grid for v in row if v is not None])
         for layout in (wide, narrow):
             colour_bar(layout, i, m.scale, span, m.bar, below=68, ticks=ticks)
     labels = [span_label(span) for span in frames.spans]
@@ -86,13 +77,22 @@ def span_label(span: tuple[int, int]) -> str:
     return f"step {span[0]:,}" if span[0] == span[1] else f"steps {span[0]:,}–{span[1]:,}"
 
 
-def _heat_map(measure: _Measure, number: int, places: Places, grids: list[_Grid]) -> dict[str, Any]:
+def frame_of(titles: Sequence[str], places: Places) -> tuple[list[Panel], int, int]:
+    """Panels for heat maps of adapters, their height, and the room at the left."""
+    longest = max(len(row) for row in places.rows)
+    y = {"autorange": "reversed", "type": "category", "showgrid": False, "title": {"text": "layer"}}
+    panels = [Panel(title, {"tickangle": -40, "type": "category"}, y) for title in titles]
+    return panels, max(_LEAST, _ROW * len(places.rows)), min(180, 40 + 7 * longest) if longest > 4 else 56
+
+
+def heat_map(measure: Measure, number: int, places: Places, grid: Grid) -> dict[str, Any]:
+    """The trace of panel ``number``."""
     return {
         "type": "heatmap",
         "x": [plain(c) for c in places.columns],
         "y": [plain(r) for r in places.rows],
-        "z": _coloured(measure, grids[-1]),
-        "customdata": _rounded(grids[-1]),
+        "z": _coloured(measure, grid),
+        "customdata": _rounded(grid),
         "xaxis": axis(number, "x"),
         "yaxis": axis(number, "y"),
         "coloraxis": colour_axis(number),
@@ -104,7 +104,7 @@ def _heat_map(measure: _Measure, number: int, places: Places, grids: list[_Grid]
     }
 
 
-def _span(measure: _Measure, known: list[float]) -> tuple[tuple[float, float], tuple[list[float], list[str]] | None]:
+def scale_of(measure: Measure, known: list[float]) -> tuple[tuple[float, float], tuple[list[float], list[str]] | None]:
     """The ends of the colour scale, the same in every frame, and the ticks of its bar."""
     if not measure.logarithmic:
         return measure.span or (min(known), max(known)), None
@@ -121,18 +121,18 @@ def _span(measure: _Measure, known: list[float]) -> tuple[tuple[float, float], t
     return (low, high), ([math.log10(t) for t in ticks], [f"{t:.3g}" for t in ticks])
 
 
-def _coloured(measure: _Measure, grid: _Grid) -> _Grid:
+def _coloured(measure: Measure, grid: Grid) -> Grid:
     """What the colour stands for; a GIR of zero has no logarithm and is left blank."""
     if not measure.logarithmic:
         return _rounded(grid)
     return [[round_to(math.log10(v), 5) if v is not None and v > 0 else None for v in row] for row in grid]
 
 
-def _rounded(grid: _Grid) -> _Grid:
+def _rounded(grid: Grid) -> Grid:
     return [[round_to(v, 5) for v in row] for row in grid]
 
 
-def _caption(frames: AdapterFrames, measures: Sequence[_Measure]) -> str:
+def _caption(frames: AdapterFrames, measures: Sequence[Measure]) -> str:
     told = [
         "GIR: how much the domains' gradients differ, relative to their mean; the stronger the colour, the more conflict. "
         "The mask holds back what they disagree on; the stronger the colour, the less comes through. Cosine: blue where domains agree, brown where domains pull in opposite directions."
@@ -151,7 +151,7 @@ def _caption(frames: AdapterFrames, measures: Sequence[_Measure]) -> str:
 
 
 def _alt(
-    run: Collected, measures: Sequence[_Measure], places: Places, grids: dict[str, list[_Grid]], labels: Sequence[str]
+    run: Collected, measures: Sequence[Measure], places: Places, grids: dict[str, list[Grid]], labels: Sequence[str]
 ) -> str:
     told = []
     for measure in measures:
@@ -163,7 +163,7 @@ def _alt(
     return f"Heat maps of {run.name}, {where}, at {labels[-1]}: {'; '.join(told)}."
 
 
-def _cells(places: Places, grid: _Grid) -> list[tuple[float, str]]:
+def _cells(places: Places, grid: Grid) -> list[tuple[float, str]]:
     return [
         (value, f"layer {places.rows[r]}, {places.columns[c]}")
         for r, row in enumerate(grid)
@@ -172,7 +172,7 @@ def _cells(places: Places, grid: _Grid) -> list[tuple[float, str]]:
     ]
 
 
-def _table(title: str, frames: AdapterFrames, measures: Sequence[_Measure], places: Places) -> Table:
+def _table(title: str, frames: AdapterFrames, measures: Sequence[Measure], places: Places) -> Table:
     """Every adapter in every frame."""
     rows: list[list[Cell | str | None]] = []
     for f, (first, last) in enumerate(frames.spans):
@@ -190,7 +190,7 @@ def _table(title: str, frames: AdapterFrames, measures: Sequence[_Measure], plac
     return Table(title, heads + [Column(m.key) for m in measures], rows)
 
 
-def _summary(title: str, measures: Sequence[_Measure], places: Places, grids: dict[str, list[_Grid]]) -> Table:
+def _summary(title: str, measures: Sequence[Measure], places: Places, grids: dict[str, list[Grid]]) -> Table:
     """The last frame, with its adapters of most conflict first."""
     at = {(r, c): name for name, (r, c) in places.at.items()}
     last = {m.key: grids[m.key][-1] for m in measures}

@@ -9,7 +9,7 @@ from igascale.evaluation.results import Consistency, SplitResult
 from igascale.report.collect import Collected
 from igascale.report.figures.accuracy import side
 from igascale.report.figures.frame import Figure, Panel, axis, layouts, plain, round_to
-from igascale.report.palette import series
+from igascale.report.palette import series, symbol
 from igascale.tables import Cell, Column, Table
 
 
@@ -26,14 +26,19 @@ def by_layer(runs: Sequence[Collected]) -> Figure | None:
     """Raw and relative LCS at every layer that was measured, in and out of distribution."""
     data, rows = [], []
     alt = []
+    present = sorted({index for index, *_ in splits(runs)})
+    apart = min(0.06, 0.2 / max(1, len(present) - 1))
+    aside = {index: apart * (place - (len(present) - 1) / 2) for place, index in enumerate(present)}
     for index, run, name, result in splits(runs):
         known = [c for c in _layers(result) if c.lcs is not None and c.relative is not None]
         rows += [_row(run.name, name, c) for c in _layers(result)]
         if not known:
             continue
         alt.append(f"{run.name}, {name}: {_best(known)}")
-        for panel, values in ((1, [100 * (c.lcs or 0.0) for c in known]), (2, [c.relative for c in known])):
-            data.append(_line(run.name, name, series(index), panel, known, values))
+        data.append(
+            _line(run.name, name, index, aside[index], 1, known, [(100 * (c.lcs or 0.0), 100.0) for c in known])
+        )
+        data.append(_line(run.name, name, index, aside[index], 2, known, [(c.relative, _scale(c)) for c in known]))
     if not rows:
         return None
     deepest = max(c.layer for *_, result in splits(runs) for c in _layers(result))
@@ -42,12 +47,13 @@ def by_layer(runs: Sequence[Collected]) -> Figure | None:
     relative = Panel("relative LCS", layer, {"rangemode": "tozero"})
     wide, narrow = layouts([raw, relative], columns=2)
     heads = [Column(n, "left") for n in ("run", "set")]
-    numbers = ("layer", "LCS × 10²", "relative LCS", "between groups", "groups")
+    numbers = ("layer", "LCS × 10²", "standard error × 10²", "relative LCS", "between groups", "groups")
     table = Table("LCS by layer", heads + [Column(n) for n in numbers], rows, _notes(runs))
     title = "Logical Consistency Score by layer"
     caption = (
         "Relative: over the mean squared norm of the states. Lower is more consistent, but only beside an accuracy above chance: collapsed states are consistent too. Solid: training "
-        "domains (ID); dashed: unseen domains (OOD). A cross marks a collapsed layer, where LCS means nothing."
+        "domains (ID); dashed: unseen domains (OOD). Bars: 95%, 1.96 standard errors over groups each way, runs a little aside of each other; they are measured on the "
+        "same groups, so that bars which overlap do not make them alike. A cross marks a collapsed layer, where LCS means nothing."
     )
     return Figure(
         "lcs-by-layer", title, f"Line chart. {title}. {'; '.join(alt)}.", data, wide, narrow, table, None, caption
@@ -97,7 +103,7 @@ def by_pair(runs: Sequence[Collected]) -> Figure | None:
                     "yaxis": axis(number, "y"),
                     "name": plain(runs[run].name),
                     "legendgroup": runs[run].name,
-                    "marker": {"color": series(run), "size": 8},
+                    "marker": {"color": series(run), "size": 8, "symbol": symbol(run)},
                     "customdata": [plain(p[3]) for p in mine],
                     "hovertemplate": "%{fullData.name}<br>%{customdata}: %{x:.4~g}<extra></extra>",
                 }
@@ -117,28 +123,53 @@ def _layers(result: SplitResult) -> list[Consistency]:
     return result.layers or ([result.consistency] if result.consistency else [])
 
 
+def _scale(c: Consistency) -> float | None:
+    """What turns a standard error of the raw score into one of the relative, whose norm is taken as known."""
+    return None if not c.mean_squared_norm else 1 / c.mean_squared_norm
+
+
 def _line(
-    run: str, name: str, colour: str, panel: int, known: list[Consistency], values: Sequence[float | None]
+    run: str,
+    name: str,
+    index: int,
+    aside: float,
+    panel: int,
+    known: list[Consistency],
+    values: Sequence[tuple[float | None, float | None]],
 ) -> dict[str, Any]:
+    """A curve over the layers; of each the value, and what turns its raw standard error into one of the value; a little aside, so that bars of runs can be told apart."""
+    colour = series(index)
+    errors = [
+        None if not s or c.standard_error is None else 1.96 * s * c.standard_error for c, (_, s) in zip(known, values)
+    ]
     dash = "dash" if name.endswith("OOD") else "solid"
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "x": [c.layer for c in known],
-        "y": [round_to(v) for v in values],
+        "x": [c.layer + aside for c in known],
+        "customdata": [c.layer for c in known],
+        "y": [round_to(v) for v, _ in values],
+        "error_y": {
+            "type": "data",
+            "array": [round_to(e) for e in errors],
+            "color": colour,
+            "thickness": 1,
+            "width": 2.5,
+        },
         "xaxis": axis(panel, "x"),
         "yaxis": axis(panel, "y"),
         "name": plain(f"{run}, {name}"),
         "legendgroup": f"{run}, {name}",
         "line": {"color": colour, "width": 1.8, "dash": dash},
-        "marker": {"color": colour, "size": 6, "symbol": ["x" if c.collapsed else "circle" for c in known]},
-        "hovertemplate": "%{fullData.name}<br>layer %{x}: %{y:.4~g}<extra></extra>",
+        "marker": {"color": colour, "size": 6, "symbol": ["x" if c.collapsed else symbol(index) for c in known]},
+        "hovertemplate": "%{fullData.name}<br>layer %{customdata}: %{y:.4~g}<extra></extra>",
     }
 
 
 def _row(run: str, name: str, c: Consistency) -> list[Cell | str | None]:
     emphasis = "bad" if c.collapsed else "none"
-    values = (None if c.lcs is None else 100 * c.lcs, c.relative, c.between_groups)
+    raw, error = (None if v is None else 100 * v for v in (c.lcs, c.standard_error))
+    values = (raw, error, c.relative, c.between_groups)
     cells = [None if v is None else Cell(f"{v:.4g}", v, emphasis=emphasis) for v in values]  # type: ignore[arg-type]
     return [run, name, Cell(str(c.layer), c.layer), *cells, Cell(str(c.groups), c.groups)]
 

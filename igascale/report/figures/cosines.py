@@ -29,7 +29,7 @@ from igascale.report.figures.lines import (
     window,
 )
 from igascale.report.figures.training import thinned
-from igascale.report.palette import series
+from igascale.report.palette import dash, series
 from igascale.tables import Cell, Column, Table
 
 _MOST_FRAMES = 60
@@ -45,7 +45,7 @@ def pairs_over_time(runs: Sequence[Collected]) -> Figure | None:
         steps = pairs[0].steps
         known = [[v for c in pairs if (v := c.values[i]) is not None] for i in range(len(steps))]
         mean = Curve(steps, [sum(k) / len(k) if k else None for k in known])
-        lines.append(Line(run.name, series(index), mean, "mean over pairs", run.name))
+        lines.append(Line(run.name, series(index), mean, "mean over pairs", run.name, dash(index)))
         for what, pick in (("least alike pair", min), ("most alike pair", max)):
             curve = Curve(steps, [pick(k) if k else None for k in known])
             bands.append(Line(run.name, series(index), curve, what, run.name))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from igascale.isomers.inspection.side_by_side import visible
 from igascale.tables import Table
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Noto Sans", "DejaVu Sans", sans-serif'
@@ -76,8 +77,8 @@ class Panel:
 
 
 def plain(text: str) -> str:
-    """Text as plotly shows it without reading markup in it."""
-    return html.escape(text.replace("\n", " "), quote=False)
+    """Text as plotly shows it without reading markup in it, and without what reverses the reading order."""
+    return html.escape(visible(text.replace("\n", " ")), quote=False)
 
 
 def round_to(value: float | None, digits: int = 6) -> float | None:

@@ -11,7 +11,7 @@ from igascale.report.collect import Collected
 from igascale.report.curves import Curve
 from igascale.report.figures.frame import Figure, Panel, layouts
 from igascale.report.figures.lines import Line, data_table, smoothed, summary_table, traces
-from igascale.report.palette import series
+from igascale.report.palette import dash, series
 
 _STEP = {"title": {"text": "step"}, "rangemode": "tozero", "nticks": 6}
 _BEFORE, _AFTER = "before the hook", "after the hook"
@@ -25,11 +25,11 @@ def mean_losses(runs: Sequence[Collected]) -> Figure | None:
     for index, run in enumerate(runs):
         colour = series(index)
         if ("loss",) in run.metrics.train:
-            lines.append(Line(run.name, colour, run.metrics.train["loss",], "train", run.name))
+            lines.append(Line(run.name, colour, run.metrics.train["loss",], "train", run.name, dash(index)))
         for split, title in _SPLITS:
             curve = mean_curve([c for key, c in run.metrics.validation.items() if key[0] == split])
             if curve is not None:
-                lines.append(Line(run.name, colour, curve, title, run.name, markers=True))
+                lines.append(Line(run.name, colour, curve, title, run.name, dash(index), markers=True))
     return _figure("losses", "Loss of all runs, mean over domains", lines, thinned(runs))
 
 
@@ -40,12 +40,12 @@ def losses_by_domain(run: Collected, name: str) -> Figure | None:
     numbers = count()
     for domain, curve in run.metrics.under("losses").items():
         domains[domain] = next(numbers)
-        lines.append(Line(domain, series(domains[domain]), curve, "train", run.name))
+        lines.append(Line(domain, series(domains[domain]), curve, "train", run.name, dash(domains[domain])))
     for split, title in _SPLITS:
         for (kind, domain), curve in run.metrics.validation.items():
             if kind == split:
                 index = domains.setdefault(domain, len(domains))
-                lines.append(Line(domain, series(index), curve, title, run.name, markers=True))
+                lines.append(Line(domain, series(index), curve, title, run.name, dash(index), markers=True))
     return _figure(f"losses-{name}", f"Loss per domain: {run.name}", lines, thinned([run]), run.name)
 
 
@@ -56,14 +56,14 @@ def gradients(runs: Sequence[Collected]) -> Figure | None:
         colour, train = series(index), run.metrics.train
         before, after = train.get(("grad_norm_before",)), train.get(("grad_norm_after",))
         if before:
-            lines.append(Line(run.name, colour, before, _BEFORE, run.name))
+            lines.append(Line(run.name, colour, before, _BEFORE, run.name, dash(index)))
         if after:
-            lines.append(Line(run.name, colour, after, _AFTER, run.name))
+            lines.append(Line(run.name, colour, after, _AFTER, run.name, dash(index)))
         if before and after:
             ratio = [a / b if a is not None and b else None for a, b in zip(after.values, before.values)]
-            lines.append(Line(run.name, colour, Curve(before.steps, ratio), "after ÷ before", run.name))
+            lines.append(Line(run.name, colour, Curve(before.steps, ratio), "after ÷ before", run.name, dash(index)))
         if clip := train.get(("clip",)):
-            lines.append(Line(run.name, colour, clip, "clipping coefficient", run.name))
+            lines.append(Line(run.name, colour, clip, "clipping coefficient", run.name, dash(index)))
     lines.sort(key=lambda line: _ORDER.index(line.what))
     caption = (
         "Before: the mean over domains of the gradients, what plain training would step with. After: what the hook returned. "
