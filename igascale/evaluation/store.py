@@ -127,7 +127,8 @@ class AnswerStore:
             path, empty = Path(self._file.name), self._file.tell() == 0
             if empty:
                 path.unlink(missing_ok=True)
-            self._file.close()
+            with suppress(OSError):  # of a full disk, where what could not be written is tried again: told by put
+                self._file.close()
             self._file = None
             if empty:
                 with suppress(OSError):  # others have written

@@ -238,3 +238,19 @@ def test_answers_that_were_there_before_are_counted_as_there():
     answer_share(clerk, Asked([suite()], store))
     again = Asked([suite()], store)
     assert (again.missing(), again.total) == (0, TOTAL)
+
+
+def test_a_full_disk_is_told_when_the_store_is_closed_after_it(tmp_path):
+    """What a write has left in the buffer would be written again by closing, and fail again."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    clerk = Clerk()
+    store = AnswerStore(clerk.settings(), tmp_path / "answers")
+    store._file.close()
+    (tmp_path / "full").symlink_to("/dev/full")
+    store._file = (tmp_path / "full").open("ab+")
+    with pytest.raises(UserError, match="No space left"):
+        try:
+            evaluate(clerk, [suite()], store)
+        finally:
+            store.close()
