@@ -10,6 +10,8 @@ from typing import Literal
 
 #: What every format prints for a cell that is ``None``: not measured, not applicable.
 MISSING = "–"
+#: Embeddings, overrides and isolates of direction: one of them turns what stands beside it in the terminal too.
+_TURNS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 Align = Literal["left", "right"]
 Emphasis = Literal["none", "best", "dim", "bad"]
@@ -103,7 +105,8 @@ def indent_of(text: str) -> int:
 
 
 def clean(text: str) -> str:
-    """Text that may stand in any file and on any terminal: control characters and lone surrogates become U+FFFD.
+    """Text that may stand in any file and on any terminal: control characters, lone surrogates and marks that turn the direction of all
+    that follows become U+FFFD.
 
     Ends of lines stay, all of them as ``\\n``.
 
@@ -112,4 +115,6 @@ def clean(text: str) -> str:
         'a\\nb�[31m'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    return "".join(
+        c if c == "\n" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _TURNS) else "\ufffd" for c in text
+    )

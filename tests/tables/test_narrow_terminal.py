@@ -44,3 +44,10 @@ def test_a_long_heading_does_not_stack_the_intervals():
     assert "65.0 [50.8, 76.9]" in shown(120) and HEADING not in shown(120)
     assert HEADING in shown(200)
     assert "65.0 [50.8, 76.9]" not in shown(80)
+
+
+@pytest.mark.parametrize("turn", ["\u202a", "\u202e", "\u2066", "\u2069"])
+def test_nothing_turns_the_direction_of_the_table(turn):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(to_rich(Table("x", [Column("name", "left")], [[f"a{turn}b"]])))
+    assert turn not in console.file.getvalue() and "a\ufffdb" in console.file.getvalue()
