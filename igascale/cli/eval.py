@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 
 @click.command("eval")
@@ -131,6 +132,8 @@ def command(model: str, **options: Any) -> None:
     """
     from igascale.cli.eval_run import evaluate, evaluate_checkpoints
 
+    source = click.get_current_context().get_parameter_source
+    options["given"] = {name for name in options if source(name) is ParameterSource.COMMANDLINE}
     try:
         (evaluate_checkpoints if options["watch"] or options["checkpoint"] else evaluate)(model, options)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from igascale.cli.eval_display import Display
+from igascale.cli.eval_options import check_options
 from igascale.errors import UserError
 from igascale.evaluation import checkpoints
 from igascale.evaluation.answering import Progress, Share
@@ -124,10 +125,8 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
             "--held-out chooses the OOD side, but --benchmark-split all has no sides; leave one of them out"
         )
     generator = "endpoint" if options["endpoint"] else options["generator"]
-    _check_generator(generator, options)
+    check_options(generator, options, isomers=id_file is not None, benchmarks=bool(chosen))
     parse_layers(options["layers"])
-    if id_file is None and (options["gir"] or options["layers"] != "penultimate"):
-        raise UserError("--gir and --layers measure isomer groups, and here are only benchmarks; give --id FILE too")
     same: tuple[str, ...] = (
         "base",
         "limit_groups",
@@ -154,27 +153,6 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         gir_groups=options["gir_groups"] if options["gir"] else None,
         **{name: options[name] for name in same},
     )
-
-
-def _check_generator(generator: str, options: dict[str, Any]) -> None:
-    """What one generator has and another has not.
-
-    Raises:
-        UserError: names the two options that do not go together.
-    """
-    if generator == "local":
-        for name in ("served_model", "sampled"):
-            if options[name]:
-                raise UserError(f"--{name.replace('_', '-')} goes with --endpoint URL")
-        return
-    chosen = f"--{generator}" if generator == "endpoint" else f"--generator {generator}"
-    if options["endpoint"] and options["generator"] != "local":
-        raise UserError("--endpoint and --generator vllm: one of them answers; leave the other out")
-    for name, given in (("num-processes", options["num_processes"] > 1), ("gir", options["gir"])):
-        if given:
-            raise UserError(f"--{name} needs the model in this process; leave it out with {chosen}")
-    if generator == "endpoint" and (options["watch"] or options["checkpoint"]):
-        raise UserError("a server serves one adapter; leave --watch and --checkpoint out with --endpoint")
 
 
 def _show(result: EvaluationResult, request: Request, said: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from igascale.comparing.reading import Evaluation, Key
 #: Settings under which other answers or other verdicts are no difference between models.
 _MUST_AGREE = ("max_new_tokens", "decoding", "task_version")
 #: Settings that are said where they differ; none of them makes the problems different ones.
-_WORTH_SAYING = ("dtype", "device", "generator", "batch_size")
+_WORTH_SAYING = ("dtype", "device", "generator", "batch_size", "template")
 _PER_SAMPLE = {"problem": "another text", "expected": "another expected answer", "group_id": "another group"}
 
 

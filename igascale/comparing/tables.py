@@ -102,7 +102,7 @@ def differing_table(reference: Evaluation, other: Evaluation, keys: Sequence[Key
         rows.append(
             [f"{suite} {split.upper()}", domain or "–", *(Cell(f"{n:,}", n) for n in (sum(figures[:4]), *figures))]
         )
-    names = ["both right", "gained", "lost", "none right", "… other answers", "other text"]
+    names = ["both right", "gained", "lost", "none right", "other wrong answers", "other text"]
     columns = [Column("set", _TEXT), Column("domain", _TEXT), Column("problems"), *(Column(name) for name in names)]
     return Table(f"Answers of {other.name} against {reference.name}", columns, rows)
 

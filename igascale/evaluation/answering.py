@@ -38,13 +38,18 @@ class Asked:
                 questions = suite.questions(side)
                 keys = [store.key(suite.name, suite.version, side, q.id, q.prompt) for q in questions]
                 self.sides.append((suite, side, [q.prompt for q in questions], keys))
-        self._missing = dict.fromkeys(key for *_, keys in self.sides for key in keys)
-        self.total = len(self._missing)
+        every = dict.fromkeys(key for *_, keys in self.sides for key in keys)
+        self.total = len(every)
+        self._missing = {key for key in every if store.get(key) is None}
+        self._looked = float("-inf")
 
     def missing(self) -> int:
-        """How many questions have no answer yet; looks at what other processes wrote."""
-        self.store.refresh()
-        self._missing = {key: None for key in self._missing if self.store.get(key) is None}
+        """How many questions have no answer yet; looks at what other processes wrote, now and then."""
+        now = time.monotonic()
+        if now - self._looked >= _POLL:  # not for each of thousands of answers
+            self._looked = now
+            self.store.refresh()
+        self._missing.difference_update(self.store.take_new())
         return len(self._missing)
 
     def answers(self, keys: Sequence[str]) -> list[Kept]:

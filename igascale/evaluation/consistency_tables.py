@@ -11,8 +11,12 @@ Row = list[Cell | str | None]
 
 
 def consistency_tables(result: EvaluationResult) -> list[Table]:
-    """What was measured of LCS and GIR; nothing for benchmarks alone, whose problems are told once each."""
-    if ISOMERS not in result.suites and all(split.consistency is None for _, split in splits(result)):
+    """What was measured of LCS and GIR.
+
+    Nothing for benchmarks alone, whose problems are told once each, and of a generator without hidden states.
+    """
+    outside = result.settings.get("generator") in ("endpoint", "vllm")
+    if (outside or ISOMERS not in result.suites) and all(split.consistency is None for _, split in splits(result)):
         return []
     return [_at_one_layer(result), *_by_layer(result), *_by_pair(result), *_gir(result)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from igascale.evaluation.store import ANSWERS, AnswerStore
 from igascale.evaluation.suites import Suite
 from igascale.locate import base_of, locate
 
+_ANSWER_LINE = re.compile(r"^[^\w\n]*(?:final\s+)?answer\W{0,4}[:：]", re.IGNORECASE | re.MULTILINE)
 LOADING = "loading the model"  # the stage that progress names
 
 
@@ -157,6 +159,13 @@ def _notes_of(result: EvaluationResult) -> list[str]:
     empty = sum(not sample.generated.strip() for sample in result.samples)
     if empty:
         notes.append(f"{empty} of {len(result.samples)} answers are empty; each counts as no answer")
+    running_on = sum(not s.finished and len(_ANSWER_LINE.findall(s.generated)) > 1 for s in result.samples)
+    if running_on > 0.02 * len(result.samples):
+        notes.append(
+            f"{running_on} of {len(result.samples)} texts wrote several lines `Answer:` and ran into the token limit; the last one "
+            "counts, which a model that runs on may have given to a problem of its own making (a base model? fewer "
+            "--max-new-tokens)"
+        )
     if settings.get("dtype", "float32") not in ("float32", "auto"):
         notes.append(
             f"computed in {settings['dtype']}: another --batch-size rounds otherwise, which changes some answers; the number "

@@ -127,6 +127,10 @@ def read_suites(request: Request) -> tuple[list[Suite], list[str]]:
             id_groups, notes = in_distribution(id_groups, request.run_data)
         ood_groups = read_groups(request.ood_file)[: request.limit_groups] if request.ood_file else None
         suites.append(IsomerSuite(id_groups, ood_groups))
+    elif request.run_data.get("validation"):
+        notes.append(
+            "the run's own groups are not asked, so no LCS: --benchmark asks the benchmarks alone; --id FILE adds groups"
+        )
     notes += leakage_note(request.run_data)
     for choice in request.benchmarks:
         suite = _benchmark_suite(request, choice)

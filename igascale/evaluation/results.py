@@ -226,4 +226,6 @@ def write_result(result: EvaluationResult, folder: Path) -> None:
         new.replace(folder / SAMPLES_FILE)
         write_atomically(folder / RESULT_FILE, result.to_json())
     except OSError as error:
-        raise UserError(f"{folder}: the result cannot be written ({error.strerror}); choose another --out") from None
+        raise UserError(
+            f"{folder}: the result cannot be written ({error.strerror}); mend that and run the same command again, or choose another --out"
+        ) from None

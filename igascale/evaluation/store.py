@@ -48,6 +48,7 @@ class AnswerStore:
         self._deciding = json.dumps(dict(deciding), sort_keys=True, ensure_ascii=False)
         self.folder = folder
         self._kept: dict[str, Kept] = {}
+        self._new: list[str] = []  # keys since the last look
         self._read: dict[Path, int] = {}  # file -> bytes that were read
         self._file: BinaryIO | None = None
         if folder is not None and rank is not None:
@@ -64,6 +65,11 @@ class AnswerStore:
         """The answer of that key, if there is one."""
         return self._kept.get(key)
 
+    def take_new(self) -> list[str]:
+        """Keys that have come since the last call, so that who counts need not look at all of them again."""
+        new, self._new = self._new, []
+        return new
+
     def put(self, answers: Iterable[tuple[str, Answered, float]]) -> None:
         """Keep some answers; they are handed to the system in one write.
 
@@ -72,6 +78,7 @@ class AnswerStore:
         """
         answers = list(answers)
         self._kept |= {key: Kept(answered, seconds) for key, answered, seconds in answers}
+        self._new += [key for key, _, _ in answers]
         if self._file is None:
             return
         lines = [
@@ -112,6 +119,7 @@ class AnswerStore:
             return
         if fits:
             self._kept.setdefault(r["key"], kept)
+            self._new.append(r["key"])
 
     def close(self) -> None:
         """Let another process write the file; one without an answer is removed."""
@@ -119,7 +127,8 @@ class AnswerStore:
             path, empty = Path(self._file.name), self._file.tell() == 0
             if empty:
                 path.unlink(missing_ok=True)
-            self._file.close()
+            with suppress(OSError):  # of a full disk, where what could not be written is tried again: told by put
+                self._file.close()
             self._file = None
             if empty:
                 with suppress(OSError):  # others have written

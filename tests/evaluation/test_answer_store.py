@@ -211,3 +211,46 @@ def test_any_text_survives(tmp_path):
     store.close()
     again = AnswerStore({}, tmp_path / "answers", rank=None)
     assert [again.get(str(n)).answered.text for n in range(len(texts))] == texts
+
+
+def test_counting_what_is_missing_does_not_cost_more_with_every_answer(monkeypatch):
+    """A server's answers come one by one: to look at all the others for each would take hours of 20,000."""
+    looks = []
+    get, refresh = AnswerStore.get, AnswerStore.refresh
+    monkeypatch.setattr(AnswerStore, "get", lambda self, key: looks.append(key) or get(self, key))
+    refreshes = []
+    monkeypatch.setattr(AnswerStore, "refresh", lambda self: refreshes.append(1) or refresh(self))
+    monkeypatch.setattr(Clerk, "batches", None)  # single problems
+    monkeypatch.setattr(
+        Clerk, "answer", lambda self, problems: ((i, Answered("Answer: 1", 1, True)) for i in range(len(problems)))
+    )
+    told = []
+    many, clerk = suite(200), Clerk()
+    result = evaluate(clerk, [many], AnswerStore(clerk.settings()), progress=lambda *line: told.append(line))
+    assert len(result.samples) == 600 and told[-1] == ("answers", 600, 600)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert len(looks) <= 4 * 600 and len(refreshes) < 60
+
+
+def test_answers_that_were_there_before_are_counted_as_there():
+    clerk = Clerk()
+    store = AnswerStore(clerk.settings())
+    answer_share(clerk, Asked([suite()], store))
+    again = Asked([suite()], store)
+    assert (again.missing(), again.total) == (0, TOTAL)
+
+
+def test_a_full_disk_is_told_when_the_store_is_closed_after_it(tmp_path):
+    """What a write has left in the buffer would be written again by closing, and fail again."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    clerk = Clerk()
+    store = AnswerStore(clerk.settings(), tmp_path / "answers")
+    store._file.close()
+    (tmp_path / "full").symlink_to("/dev/full")
+    store._file = (tmp_path / "full").open("ab+")
+    with pytest.raises(UserError, match="No space left"):
+        try:
+            evaluate(clerk, [suite()], store)
+        finally:
+            store.close()

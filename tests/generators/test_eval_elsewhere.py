@@ -65,7 +65,8 @@ def test_accuracy_of_a_server(files, tmp_path):
             "org/model:tag", *files, "--endpoint", server.url, "--served-model", "teacher", "--max-new-tokens", "99"
         )
     assert result.exit_code == 0, result.output
-    assert "LCS needs the model in this process" in result.output and KEY not in result.output
+    assert "LCS needs the model in this process" in result.output and "Consistency Score" not in result.output
+    assert KEY not in result.output
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     isomers, math = found["suites"]["isomers"], found["suites"]["math"]
     assert isomers["id"]["accuracy"]["value"] == 1 and isomers["ood"]["accuracy"]["value"] == 0.5
@@ -115,3 +116,43 @@ def test_killed_in_the_middle(files, tmp_path):
         assert len(server.log) <= 25 + 2  # 24 tellings and one problem, of which two were under way
     lines = (tmp_path / "evaluation" / "samples.jsonl").read_text().splitlines()
     assert len(lines) == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch-size", "4"], "--batch-size needs the model in this process; leave it out with --endpoint"),
+        (["--dtype", "float32"], "--dtype needs the model"),
+        (["--device", "cpu"], "--device needs the model"),
+        (["--layers", "all"], "--layers needs the model"),
+        (["--lcs-text", "full"], "--lcs-text needs the model"),
+        (["--gir"], "--gir needs the model"),
+        (["--base", "x"], "--base needs the model"),
+        (["--num-processes", "2"], "--num-processes needs the model"),
+    ],
+)
+def test_what_a_server_has_no_use_for_is_refused(files, arguments, told):
+    result = run("model", *files, "--endpoint", "http://127.0.0.1:9/v1", *arguments)
+    assert result.exit_code == 2 and told in result.output and result.output.count("error: ") == 1, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--id", "id.jsonl", "--limit-problems", "4"],
+            "--limit-problems goes with --benchmark NAME=SOURCE, for groups",
+        ),
+        (["--id", "id.jsonl", "--benchmark-split", "all"], "--benchmark-split goes with --benchmark"),
+        (["--id", "id.jsonl", "--gir-groups", "4"], "give --gir too"),
+        (["--id", "id.jsonl", "--concurrency", "4"], "--concurrency goes with --endpoint URL"),
+        (["--id", "id.jsonl", "--timeout", "4"], "--timeout goes with --endpoint URL"),
+        (["--benchmark", "math=math", "--limit-groups", "4"], "--limit-groups is about isomer groups"),
+        (["--benchmark", "math=math", "--layers", "all"], "--layers is about isomer groups"),
+    ],
+)
+def test_options_without_what_they_are_about_are_refused(files, tmp_path, arguments, told):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    result = run("model", *arguments)
+    assert result.exit_code == 2 and told in result.output and result.output.count("error: ") == 1, result.output
