@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,26 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         gir_groups=options["gir_groups"] if options["gir"] else None,
         **{name: options[name] for name in same},
     )
+
+
+def check_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options by name; refuse what `igascale eval MODEL ARGUMENTS` would refuse before it reads a file.
+
+    Raises:
+        UserError: names the option.
+    """
+    from igascale.cli.eval import command
+
+    try:
+        options = command.make_context("eval", ["MODEL", *arguments]).params
+    except click.exceptions.Exit:
+        raise UserError("--help is no option of an evaluation; leave it out") from None
+    except click.ClickException as error:
+        raise UserError(error.format_message()) from None
+    parse_benchmarks(options["benchmarks"], options["subsets"])
+    parse_layers(options["layers"])
+    _check_generator("endpoint" if options["endpoint"] else options["generator"], options)
+    return options
 
 
 def _check_generator(generator: str, options: dict[str, Any]) -> None:
