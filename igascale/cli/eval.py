@@ -132,10 +132,14 @@ def command(model: str, **options: Any) -> None:
     """
     from igascale.cli.eval_run import evaluate, evaluate_checkpoints
 
-    source = click.get_current_context().get_parameter_source
-    options["given"] = {name for name in options if source(name) is ParameterSource.COMMANDLINE}
+    options["given"] = given_options(click.get_current_context())
     try:
         (evaluate_checkpoints if options["watch"] or options["checkpoint"] else evaluate)(model, options)
     except KeyboardInterrupt:
         click.echo("stopped; what was answered is kept: the same command goes on", err=True)
         sys.exit(0 if options["watch"] else 130)
+
+
+def given_options(context: click.Context) -> set[str]:
+    """Names of the options that the user wrote."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}

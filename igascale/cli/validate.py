@@ -45,14 +45,18 @@ def command(
     from igascale.boards import check_boards
     from igascale.config import load_config
     from igascale.engine.ds_config import load_ds_config
-    from igascale.tuning.claims import describe_selection
+    from igascale.tuning.claims import departures, describe_selection
 
     run_config = load_config(config, overrides, method, hook)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.rule("resolved configuration", align="left")
     console.print(Syntax(run_config.to_yaml(), "yaml", background_color="default"))
     chosen = run_config.selection
-    told = describe_selection(chosen.model_dump()) if chosen else "not stated (docs/tune.md)"
+    told = (
+        describe_selection(chosen.model_dump(), departures(run_config.model_dump()))
+        if chosen
+        else "not stated (docs/tune.md)"
+    )
     console.print(f"selection: {told}")
     rule = assemble.build_hook(run_config)
     check_boards(run_config.logging)

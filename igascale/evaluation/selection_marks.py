@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from igascale.evaluation.run_records import read_config
-from igascale.tuning import describe_selection
+from igascale.tuning import departures, describe_selection
 
 _MARKS = {"leave_one_domain_out": "L", "in_domain": "I", "ood_oracle": "O!", "fixed": "F"}
 NOT_STATED = "?"
@@ -38,7 +38,7 @@ def selection_mark(config: Mapping[str, Any]) -> SelectionMark:
     selection = config.get("selection")
     if not isinstance(selection, Mapping) or not selection.get("by"):
         return SelectionMark(NOT_STATED, "not stated")
-    told, searched = describe_selection(selection), selection.get("searched")
+    told, searched = describe_selection(selection, departures(config)), selection.get("searched")
     keys = _short(list(searched)) if isinstance(searched, Mapping) and selection["by"] != "fixed" else []
     text = f"{', '.join(keys)} by {told}" if keys else told
     return SelectionMark(_MARKS.get(str(selection["by"]), NOT_STATED), text)

@@ -104,5 +104,5 @@ def _of(values: Sequence[float], digits: int | None = None) -> Cell | None:
         return number(found.mean, digits, std=found.std)
     text = f"{found.mean:,.0f}" if abs(found.mean) >= 1000 else f"{found.mean:.3g}"
     if found.std:
-        text += f" ± {found.std:.2g}"
+        text += f" ± {found.std:,.0f}" if found.std >= 100 else f" ± {found.std:.2g}"
     return Cell(text, found.mean, std=found.std)

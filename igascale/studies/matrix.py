@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from igascale.config import read_yaml
-from igascale.errors import UserError
+from igascale.errors import UserError, did_you_mean
 from igascale.studies.jobs import Job
 from igascale.studies.queue import check_distinct
 from igascale.studies.schema import Entry, Settings, Study
@@ -65,6 +65,10 @@ def build(study: Study, out: Path, overrides: Sequence[str] = ()) -> list[Row]:
     names = [row.name for row in rows]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two rows are called '{twice}': give one of them a name of its own")
+    if "reference" in study.model_fields_set and study.reference not in names:
+        raise UserError(
+            f"reference: no row is called '{study.reference}'{did_you_mean(study.reference, names)}; there are {', '.join(names)}"
+        )
     check_distinct(job for row in rows for job in row.jobs.values())
     return rows
 

@@ -1,6 +1,6 @@
 """Tables 1, 2 and 5 of the paper from a study's rows, the paper's own figures below the rows that stand for its own.
 
-Table 3 is in :mod:`igascale.studies.efficiency_table`.
+Table 3 is in :mod:`igascale.studies.cost_table`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def table2(rows: Sequence[RowFindings], paper: Paper, told: Remarks, reference: 
     note = f"Δ: in points against {reference}, seed by seed; mean ± standard deviation of the differences"
     if full is None or not full.found:
         note = f"Δ cannot be shown: nothing of {reference}, the row to compare with"
-    notes = [note, f"{STD_OF}.", _CHANCE, *_paper_notes(paper, 2, shown), *told.notes]
+    over = list(dict.fromkeys(s for row in chosen for f in row.found.values() for s in results.averaged(f.result)))
+    of = f"average Δ: of {', '.join(over)}" + ("; the paper's is of arb, logiqa2, reclor" if shown else "")
+    notes = [note, *([of] if over else []), f"{STD_OF}.", _CHANCE, *_paper_notes(paper, 2, shown), *told.notes]
     return Table("Table 2: ablations", columns, cells, notes)
 
 

@@ -14,11 +14,17 @@ from igascale.errors import UserError
 from igascale.files import exists, write_atomically
 from igascale.studies import records
 from igascale.studies.jobs import FAILED, FINISHED, INTERRUPTED, RUNNING, Job, Launching, check_job, finished_before
-from igascale.studies.matrix import RUNS, Row, shown
+from igascale.studies.matrix import RUNS, Row, evaluation_arguments, shown
 from igascale.studies.schema import Evaluation, Launch, Study
 
 PLAN = "plan.json"
 _TOLD = 4  # problems that are told
+_NOT_HERE = {
+    "endpoint": "would have one served model answer for every run; leave it out",
+    "checkpoint": "and a job's result is that of its final adapter; leave it out",
+    "watch": "waits for a run, and here each has ended; leave it out",
+    "out": "is set by the study itself",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def check(rows: Sequence[Row], study: Study, launching: Launching) -> None:
     Raises:
         UserError: the problems of all jobs, each told once, the first of many.
     """
-    problems: dict[str, list[str]] = {text: [] for text in _missing(study.eval)}
+    problems: dict[str, list[str]] = {text: [] for text in [*_unknown(study), *_missing(study.eval)]}
     for row in rows:
         for job in row.jobs.values():
             try:
@@ -102,6 +108,17 @@ def _domains(train: str) -> tuple[str, ...]:
     from igascale.loading import look_over
 
     return look_over(train).domains
+
+
+def _unknown(study: Study) -> list[str]:
+    """What `igascale eval` would refuse once the trainings are done."""
+    from igascale.cli.eval_run import check_arguments
+
+    try:
+        options = check_arguments(evaluation_arguments(study))
+    except UserError as error:
+        return [f"eval: {error}"]
+    return [f"eval.options: --{name} {why}" for name, why in _NOT_HERE.items() if options[name]]
 
 
 def _missing(section: Evaluation) -> list[str]:

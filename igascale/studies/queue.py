@@ -89,6 +89,8 @@ def run_jobs(
             return run_job(job, share, processes, lambda stage: listener.stage(job, stage), retry_failed)
         except (UserError, OSError) as error:
             return Outcome(job, FAILED, str(error).splitlines()[0])
+        except Exception as error:  # of one job, whatever it is; the others go on
+            return Outcome(job, FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
         finally:
             slots.put(share)
 

@@ -143,6 +143,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(text: str) -> str:
+    """Of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def contents(path: Path) -> str:
     """The same of a file, or of everything in a folder, read again only where a name, a size or a time has changed."""
     if path.is_file():

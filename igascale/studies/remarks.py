@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igascale.studies.results import RowFindings
-from igascale.tuning import Compared, claims, describe_selection
+from igascale.tuning import Compared, claims, departures, describe_selection
 
 OTHER_PROBLEMS, OTHER_TRAINING, OTHER_MODEL, LEAKED = "‡", "§", "¶", "!"
 
@@ -40,7 +40,9 @@ def remarks(rows: Sequence[RowFindings]) -> Remarks:
     _leaks(rows, told)
     for row in rows:
         if trained := _trained(row):
-            told.selected[row.name] = _same(describe_selection(config.get("selection")) for config in trained)
+            told.selected[row.name] = _same(
+                describe_selection(config.get("selection"), departures(config)) for config in trained
+            )
     compared = [Compared.of(row.name, trained[0]) for row in rows if (trained := _trained(row))]
     told.claims = list(claims(compared))
     _surroundings(rows, told)

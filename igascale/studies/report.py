@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def orderings_table(found: Sequence[Ordering]) -> Table:
         verdict = Cell(o.verdict, emphasis={"reproduced": "best", "contradicted": "bad"}.get(o.verdict, "dim"))  # type: ignore[arg-type]
         seeds = Cell(str(o.seeds), o.seeds) if o.verdict != MISSING else None
         rows.append(
-            [f"Table {o.table}, {o.quantity}", f"{o.better} > {o.worse}", paper_, here, p, seeds, verdict, o.why]
+            [f"Table {o.table}, {o.quantity}", f"{o.better} before {o.worse}", paper_, here, p, seeds, verdict, o.why]
         )
     notes = [_HOW, "† a printed figure that the paper's other cells contradict"]
     return Table("Orderings of the paper", columns, rows, notes)
@@ -109,9 +110,22 @@ def _markdown(
         lines += ["", "## Before you believe a difference", "", *(f"- {escape(claim)}" for claim in told.claims)]
     if said:
         lines += ["", "## The paper's orderings", "", *(f"- {escape(line)}" for line in said)]
-    for table in tables.values():
+    shared, shortened = _notes_once(tables)
+    for table in shortened.values():
         lines += ["", to_markdown(table).rstrip()]
+    if shared:
+        lines += ["", "## To all tables", "", *(f"- {escape(note)}" for note in shared)]
     return "\n".join(lines) + "\n"
+
+
+def _notes_once(tables: dict[str, Table]) -> tuple[list[str], dict[str, Table]]:
+    """Notes that stand under several tables, and the tables without them. A table's own files keep all of its notes."""
+    counts = Counter(note for table in tables.values() for note in dict.fromkeys(table.notes))
+    shared = [note for note, count in counts.items() if count > 1]
+    return shared, {
+        name: replace(table, notes=[note for note in table.notes if note not in shared])
+        for name, table in tables.items()
+    }
 
 
 def _json(
@@ -157,8 +171,11 @@ def _by_seed(row: RowFindings, figure: results.Figure) -> dict[str, float]:
 
 
 def _show(console: Console, said: Sequence[str], told: Remarks, tables: dict[str, Table]) -> None:
-    for table in tables.values():
+    shared, shortened = _notes_once(tables)
+    for table in shortened.values():
         console.print(to_rich(table))
+    for note in shared:
+        console.print(Text(note, "dim"), soft_wrap=True)
     for claim in told.claims:
         console.print(Text(claim, "bold yellow"), soft_wrap=True)
     for line in said:

@@ -27,18 +27,21 @@ class Compared:
         role: ``erm``: the mean of the training data as it is; ``mixed``: the control with permuted domain labels; ``control``: one
             with other things permuted, or the mean of other data; ``rule``: any other.
         selection: the ``selection`` section of its configuration; empty where none is stated.
+        departed: keys that were set after the search to what it never tried.
     """
 
     name: str
     hook: str
     role: Role
     selection: Mapping[str, Any] = field(default_factory=dict)
+    departed: Sequence[str] = ()
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Compared:
         """From a run's ``config.yaml`` as it is read; keys that an older version did not write are taken as not set."""
         data, hook = config.get("data") or {}, config.get("hook") or {}
-        return cls(name, hook.get("name", "iga"), _role(hook, data), config.get("selection") or {})
+        role, chosen = _role(hook, data), config.get("selection") or {}
+        return cls(name, hook.get("name", "iga"), role, chosen, departures(config))
 
     @property
     def by(self) -> str | None:
@@ -47,8 +50,9 @@ class Compared:
 
     @property
     def tuned(self) -> bool:
-        """Something was searched, and not on the out-of-distribution data."""
-        return self.by in ("leave_one_domain_out", "in_domain") and self.selection.get("trials", 1) > 1
+        """Something was searched, not on the out-of-distribution data, and the run has what was searched."""
+        searched = self.by in ("leave_one_domain_out", "in_domain") and self.selection.get("trials", 1) > 1
+        return searched and not self.departed
 
 
 def _role(hook: Mapping[str, Any], data: Mapping[str, Any]) -> Role:
@@ -61,15 +65,39 @@ def _role(hook: Mapping[str, Any], data: Mapping[str, Any]) -> Role:
     return "control" if hook.get("shuffled") or pairing == "random" else "rule"
 
 
-def describe_selection(selection: Mapping[str, Any] | None) -> str:
-    """How a run was selected, for a cell of a table: ``leave-one-domain-out, 8 trials``."""
+def departures(config: Mapping[str, Any]) -> list[str]:
+    """Keys that a search chose and that have a value now which it never tried: an override, a row of a study, another hook.
+
+    Args:
+        config: a run's; a section that it lacks is not looked at.
+    """
+    searched = (config.get("selection") or {}).get("searched")
+    if not isinstance(searched, Mapping):
+        return []
+    found = []
+    for key, tried in searched.items():
+        section, _, rest = str(key).partition(".")
+        values = config.get(section)
+        if isinstance(values, Mapping) and isinstance(tried, list) and values.get(rest) not in tried:
+            found.append(str(key))
+    return found
+
+
+def describe_selection(selection: Mapping[str, Any] | None, departed: Sequence[str] = ()) -> str:
+    """How a run was selected, for a cell of a table: ``leave-one-domain-out, 8 trials``.
+
+    Args:
+        selection: the section of its configuration.
+        departed: from :func:`departures`.
+    """
     by = (selection or {}).get("by")
     if selection is None or by is None:
         return NOT_STATED
     if by == "fixed":
         return BY[by]
     trials = selection.get("trials", 1)
-    return f"{BY.get(by, by)}, {trials} trial{'s' * (trials != 1)}"
+    told = f"{BY.get(by, by)}, {trials} trial{'s' * (trials != 1)}"
+    return f"{told}, then changed: {', '.join(departed)}" if departed else told
 
 
 def claims(runs: Sequence[Compared], gains: Collection[str] | None = None) -> list[str]:
@@ -95,7 +123,11 @@ def _without_erm(runs: Sequence[Compared], claimed: Sequence[Compared]) -> Itera
     if not claimed or any(run.role == "erm" and run.tuned for run in runs):
         return
     erm = [run.name for run in runs if run.role == "erm"]
-    found = f"{_names(erm)} was not tuned" if erm else "there is no ERM (hook mean, method erm-sft)"
+    found = (
+        f"{_names(erm)} {'was' if len(erm) == 1 else 'were'} not tuned"
+        if erm
+        else "there is no ERM (hook mean, method erm-sft)"
+    )
     yield (
         f"NO TUNED ERM beside {_names(run.name for run in claimed)}: {found}. How the learning rate is chosen moves ERM by more than "
         "any rule does; without it a gain says nothing about the rule (igascale tune --method erm-sft)"
@@ -125,6 +157,12 @@ def _how_selected(runs: Sequence[Compared]) -> Iterable[str]:
         )
     if fixed := by.get("fixed"):
         yield f"{_names(fixed)} ran at fixed settings that nothing was done to choose: equal settings are not a fair comparison"
+    for run in runs:
+        if run.departed:
+            yield (
+                f"{run.name} was searched, but {_names(run.departed)} {'is' if len(run.departed) == 1 else 'are'} now what the search never "
+                "tried: its settings were not chosen by it"
+            )
     if missing := by.get(None):
         yield f"how learning rate and steps of {_names(missing)} were chosen is not stated (selection in the configuration)"
     ways = [BY.get(way, way) for way in by if way is not None]

@@ -99,7 +99,7 @@ def check_search(folder: Path, wanted: Mapping[str, Any]) -> None:
 
     Args:
         folder: that of the search.
-        wanted: ``files`` (path -> SHA-256) and ``methods`` (name -> what decides its trials).
+        wanted: ``files`` (what it is -> SHA-256; what one start knew of and another did not is not compared) and ``methods`` (name -> what decides its trials).
 
     Raises:
         UserError: the folder holds something else, or another search; names what differs.
@@ -113,7 +113,9 @@ def check_search(folder: Path, wanted: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        differences = [*_differences(before["files"], wanted["files"], "the content of ")]
+        known = {name: digest for name, digest in wanted["files"].items() if name in before["files"]}
+        common = {name: digest for name, digest in before["files"].items() if name in known}
+        differences = [*_differences(common, known, "the content of ")]
         for name in before["methods"].keys() & wanted["methods"].keys():
             differences += _differences(_flat(before["methods"][name]), _flat(wanted["methods"][name]), f"{name}: ")
     except (ValueError, KeyError, TypeError, AttributeError):

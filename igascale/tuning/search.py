@@ -17,7 +17,7 @@ from igascale.evaluation.results import RESULT_FILE, read_result
 from igascale.files import write_atomically
 from igascale.launching.attempt import Signals
 from igascale.studies import jobs, queue
-from igascale.studies.records import held, sha256
+from igascale.studies.records import held, sha256, sha256_of
 from igascale.tuning import space
 from igascale.tuning.folds import Fold, folder_name, write_files
 from igascale.tuning.plan import ACCURACY, Asked, Contestant, facts, plan, stops
@@ -96,8 +96,7 @@ class Search:
         for each in self.contestants:
             launching.command(each.config)
         queue.shares(launching, at_a_time)
-        files = {section: sha256(Path(path)) for section, path in self._data().items()}
-        wanted = {"files": files, "methods": {each.name: facts(each, self.asked) for each in self.contestants}}
+        wanted = {"files": self._files(), "methods": {each.name: facts(each, self.asked) for each in self.contestants}}
         check_search(self.folder, wanted)
         with held(self.folder, f"the search in {self.folder}"):
             write_files(self.held_out, [fold for each in self.contestants for fold in each.folds], self.folder / "data")
@@ -114,8 +113,18 @@ class Search:
                 return None
             return [self._choose(each, board.known) for each in self.contestants]
 
-    def _data(self) -> dict[str, str]:
-        return {"data.train": self.contestants[0].config.data.train, "data.validation": self.held_out}
+    def _files(self) -> dict[str, str | None]:
+        """Digests of all that decides a trial beside its configuration: trials on record are of these, and of no others."""
+        from igascale.resuming.sources import find_sources, fingerprint_hook
+
+        sources = find_sources(self.contestants[0].config)
+        found = {"data.train": sources.data, "data.validation": sha256(Path(self.held_out))}
+        if sources.model is not None:
+            found["model.path"] = sha256_of(json.dumps(sources.model, sort_keys=True))
+        for name in sorted({each.config.hook.name for each in self.contestants}):
+            if (digest := fingerprint_hook(name)) is not None:
+                found[f"the file of hook {name}"] = digest
+        return found
 
     def job(self, contestant: Contestant, trial: int, fold: Fold) -> jobs.Job:
         """A trial's run on one fold."""

@@ -238,3 +238,27 @@ def test_a_folder_that_is_evaluated_on_is_known_by_its_contents(tmp_path):
     assert records.contents(tmp_path) == before
     (tmp_path / "a" / "one.jsonl").rename(tmp_path / "a" / "two.jsonl")
     assert records.contents(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"benchmarks": {"maths": "data/MATH/x"}}, r"eval: .*maths.*did you mean 'math'"),
+        ({"layers": "table6"}, r"eval: --layers 'table6' is not a layer"),
+        ({"options": ["--held-outs", "x"]}, r"eval: .*--held-outs"),
+        ({"options": ["--endpoint", "http://localhost:1/v1"]}, r"--endpoint would have one served model answer"),
+        ({"options": ["--checkpoint", "all"]}, r"--checkpoint and a job's result is that of its final adapter"),
+    ],
+)
+def test_what_eval_would_refuse_is_told_before_anything_is_trained(folder, section, told):
+    study = read_study(write_study(folder, methods=["iga"], eval=section))
+    with pytest.raises(UserError, match=told):
+        plan.check(matrix.build(study, folder / "out"), study, Launching())
+
+
+def test_a_reference_that_is_no_row(folder):
+    with pytest.raises(
+        UserError, match=r"reference: no row is called 'igaa'; did you mean 'iga'\?; there are erm-sft, iga"
+    ):
+        rows_of(folder, methods=["erm-sft", "iga"], reference="igaa")
+    rows_of(folder, methods=["erm-sft"])  # the default one may be missing; Table 2 says so

@@ -7,10 +7,13 @@ import random
 from statistics import mean, stdev
 
 import pytest
+import yaml
 from rich.console import Console
 
 from igascale.studies import matrix, records
+from igascale.studies.remarks import remarks
 from igascale.studies.report import report
+from igascale.studies.results import collect
 from igascale.studies.schema import read_study
 
 from study_world import finish, made_up, world, write_study
@@ -118,3 +121,33 @@ def test_statements_and_orderings(written):
     assert {p.name for p in out.iterdir() if p.suffix in (".csv", ".tex")} == {
         f"{name}.{end}" for name in ("table1", "table2", "table3", "table5", "orderings") for end in ("csv", "tex")
     }
+
+
+def test_what_holds_of_all_tables_is_said_once(written):
+    out, _, shown = written
+    text = (out / "study.md").read_text()
+    for said in ("irm, seed 0: not run", "± is the sample standard deviation over seeds (n - 1)"):
+        assert text.count(said) == 1 and shown.count(said) == 1
+        plain = said.removeprefix("± ")  # which LaTeX writes otherwise
+        assert all(plain in (out / f"table{n}.tex").read_text() for n in (1, 2, 5)), "each of them may stand alone"
+    assert "average Δ: of isomers; the paper's is of arb, logiqa2, reclor" in text
+
+
+def test_a_row_that_leaves_what_was_searched_is_not_called_tuned(folder):
+    searched = {"optimizer.lr": [1e-3], "hook.tau": [0.5]}
+    tuned = yaml.safe_load((folder / "run.yaml").read_text()) | {
+        "optimizer": {"lr": 1e-3},
+        "hook": {"name": "iga", "tau": 0.5},
+        "selection": {"by": "leave_one_domain_out", "trials": 4, "searched": searched},
+    }
+    (folder / "search" / "tuned").mkdir(parents=True)
+    (folder / "search" / "tuned" / "iga.yaml").write_text(yaml.safe_dump(tuned))
+    methods = ["iga", {"method": "iga", "name": "faster", "set": {"optimizer.lr": 5e-3}}]
+    study = read_study(write_study(folder, methods=methods, tuned=str(folder / "search")))
+    rows = matrix.build(study, folder / "departed")
+    for row in rows:
+        finish(row.jobs[0], made_up(answers(0.9, 0), answers(0.5, 1)))
+    told = remarks(collect(rows))
+    assert told.selected["iga"] == "leave-one-domain-out, 4 trials"
+    assert told.selected["faster"] == "leave-one-domain-out, 4 trials, then changed: optimizer.lr"
+    assert any("faster was searched, but optimizer.lr is now what the search never tried" in c for c in told.claims)

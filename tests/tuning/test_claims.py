@@ -2,7 +2,8 @@
 
 import pytest
 
-from igascale.tuning import Compared, claims, describe_selection
+from igascale.evaluation.selection_marks import selection_mark
+from igascale.tuning import Compared, claims, departures, describe_selection
 
 
 def selection(by="leave_one_domain_out", trials=8, **more):
@@ -94,3 +95,24 @@ def test_a_selection_in_a_cell():
     assert describe_selection(selection()) == "leave-one-domain-out, 8 trials"
     assert describe_selection(selection("in_domain", 1)) == "in-domain validation, 1 trial"
     assert describe_selection({"by": "fixed"}) == "fixed settings"
+
+
+def test_settings_that_the_search_never_tried_were_not_chosen_by_it():
+    chosen = selection(searched={"optimizer.lr": [1e-4, 1e-3], "hook.tau": [0.5, 2.0], "train.max_steps": [10, 20]})
+    as_chosen = {
+        "hook": {"name": "iga", "tau": 2},
+        "optimizer": {"lr": 1e-3},
+        "train": {"max_steps": 10},
+        "selection": chosen,
+    }
+    assert departures(as_chosen) == [] and departures({"selection": chosen}) == [] and departures({}) == []
+    other = as_chosen | {"optimizer": {"lr": 5e-3}, "hook": {"name": "mean"}}
+    assert departures(other) == ["optimizer.lr", "hook.tau"]
+    told = describe_selection(chosen, departures(other))
+    assert told == "leave-one-domain-out, 8 trials, then changed: optimizer.lr, hook.tau"
+    assert selection_mark(other).text.endswith(told)
+    erm = Compared.of("erm", other)
+    assert erm.role == "erm" and not erm.tuned
+    told = claims([erm, IGA, MIXED])
+    assert "NO TUNED ERM beside iga: erm was not tuned" in told[0]
+    assert any("erm was searched, but optimizer.lr and hook.tau are now what the search never tried" in t for t in told)
