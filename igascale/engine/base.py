@@ -6,7 +6,7 @@ What one optimizer step communicates, with W ranks, N adapters, P LoRA parameter
   (``engine.reduce_bucket_mb``; :mod:`igascale.engine.buckets`); as much again for a hook with an auxiliary statistic. They are
   sent beside the backward pass of the last micro-batch (``engine.overlap_reduce``), in one order on all ranks.
 * one all-reduce of ``2 D`` float64 numbers (losses, denominators; ``3 D`` with an auxiliary statistic), of the counts that
-  the caller adds (the trainer: tokens, whether to stop, to save, and whether a save failed), and, for a hook that asks for noise, of ``2 D^2 (N + 1)`` more;
+  the caller adds (the trainer: tokens, whether to stop, to save, whether a save failed, and each rank's memory), and, for a hook that asks for noise, of ``2 D^2 (N + 1)`` more;
 * one all-reduce of one number: whether every gradient is finite;
 * what the hook asks for through ``sum_over_shards``;
 * one all-gather, of every owner's share: ``P`` float32 numbers (``2 P`` with a reference gradient) and ``D^2 + 3 + S``

@@ -190,7 +190,7 @@ def difference_interval(first: Accuracy, second: Accuracy) -> tuple[float, float
 
 
 def _t_quantile(degrees: int, confidence: float) -> float:
-    """Two-sided quantile of Student's t: exact for 1 and 2 degrees, else Hill's expansion (error < 0.3%)."""
+    """Two-sided quantile of Student's t: exact for 1 and 2 degrees, else Hill's expansion (error < 0.2% at 95%)."""
     p = (1 + confidence) / 2
     if degrees <= 1:
         return math.tan(math.pi * (p - 0.5))

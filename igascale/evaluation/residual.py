@@ -159,7 +159,7 @@ def _enough_memory() -> Iterator[None]:
 
 def _residual(means_2DD: Tensor, noise_2DD: Tensor, domains: Sequence[str]) -> Residual:
     """From inner products of the domains' gradients, and of their errors; 0 of the reconstructions, 1 of the factors."""
-    variance_2 = variance_over_domains(means_2DD)
+    variance_2 = variance_over_domains(means_2DD).clamp_min(0)  # rounding of float32 products: domains may be alike
     mean_sq_2 = means_2DD.sum((1, 2)) / len(domains) ** 2
     noise_2 = variance_over_domains(noise_2DD).clamp_min(0)
     (weight_gir, gir), (weight_share, share) = (

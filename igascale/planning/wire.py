@@ -74,8 +74,8 @@ def igascale_transfers(
     figures = domains**2 + 3 + len(hook.statistics) + WIDTH * hook.draws_mask  # of a step whose figures are recorded
     gathered = 4 * ranks * max(share_lengths(shapes, owners, ranks, figures, copies))
     noise = 2 * domains**2 * (len(shapes) + 1) if hook.uses_noise else 0
-    # Losses and denominators, the auxiliary statistic, the trainer's four counts; and whether all is finite, float32.
-    scalars = 8 * ((1 + sets) * domains + 4 + noise) + 4
+    # Losses and denominators, the auxiliary statistic, the trainer's four counts and each rank's memory; and whether all is finite, float32.
+    scalars = 8 * ((1 + sets) * domains + 4 + ranks + noise) + 4
     return [
         Transfer(f"per-domain gradients to owners ({domains} P)", sets * len(buckets), reduced, _ring(reduced, ranks)),
         Transfer(f"results to all ranks ({copies} P, figures)", 1, gathered, _ring(gathered, ranks)),

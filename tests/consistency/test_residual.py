@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from igascale.cli.eval import command
 from igascale.errors import UserError
 from igascale.evaluation.evaluate import evaluate_model
-from igascale.evaluation.residual import check_adapter, gir_remarks, held_out_residual
+from igascale.evaluation.residual import _residual, check_adapter, gir_remarks, held_out_residual
 from igascale.evaluation.results import read_result, write_result
 from igascale.isomers.encode import encode_example
 from igascale.isomers.schema import Instance, IsomerGroup, write_groups
@@ -208,3 +208,10 @@ def test_command(tokenizer, tmp_path):
     found = read_result(tmp_path / "out" / "evaluation.json").isomers.id
     assert len(found.gir.adapters) == 8
     assert [each.layer for each in found.layers] == [0, 1, 2]
+
+
+def test_rounding_makes_no_residual_negative():
+    """Inner products come from float32: those of two equal gradients may differ in the last digit."""
+    gram_DD = torch.tensor([[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0]], dtype=torch.float64)
+    found = _residual(gram_DD.expand(2, 2, 2), torch.zeros(2, 2, 2, dtype=torch.float64), ["law", "art"])
+    assert (found.gir, found.weight_gir, found.noise_share) == (0.0, 0.0, None)
