@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 
 @click.command("eval")
@@ -130,6 +129,7 @@ def command(model: str, **options: Any) -> None:
     Writes evaluation.json (the numbers) and samples.jsonl (every answer); of checkpoints, into a folder each
     (step-00000120). Interrupted, even by kill -9, the same command goes on. docs/evaluation.md says more.
     """
+    from igascale.cli.eval_options import given_options
     from igascale.cli.eval_run import evaluate, evaluate_checkpoints
 
     options["given"] = given_options(click.get_current_context())
@@ -138,8 +138,3 @@ def command(model: str, **options: Any) -> None:
     except KeyboardInterrupt:
         click.echo("stopped; what was answered is kept: the same command goes on", err=True)
         sys.exit(0 if options["watch"] else 130)
-
-
-def given_options(context: click.Context) -> set[str]:
-    """Names of the options that the user wrote."""
-    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}

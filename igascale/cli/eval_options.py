@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import click
+from click.core import ParameterSource
+
 from igascale.errors import UserError
 
 _MODEL_HERE = ("batch_size", "device", "lcs_text", "layers", "gir", "gir_groups", "num_processes")
@@ -53,6 +56,11 @@ def check_options(generator: str, options: Mapping[str, Any], isomers: bool, ben
             raise UserError(f"{_flag(name)} goes with --benchmark NAME=SOURCE{more}")
     if "gir_groups" in given and not options["gir"]:
         raise UserError("--gir-groups says how many groups --gir averages; give --gir too")
+
+
+def given_options(context: click.Context) -> set[str]:
+    """Names of the options that the user wrote."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def _flag(name: str) -> str:

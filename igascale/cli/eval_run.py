@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,30 +153,6 @@ def _request(model: str, located: Located, options: dict[str, Any]) -> Request:
         gir_groups=options["gir_groups"] if options["gir"] else None,
         **{name: options[name] for name in same},
     )
-
-
-def check_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options by name; refuse what `igascale eval MODEL ARGUMENTS` would refuse before it reads a file.
-
-    Raises:
-        UserError: names the option.
-    """
-    from igascale.cli.eval import command, given_options
-
-    try:
-        context = command.make_context("eval", ["MODEL", *arguments])
-    except click.exceptions.Exit:
-        raise UserError("--help is no option of an evaluation; leave it out") from None
-    except click.ClickException as error:
-        raise UserError(error.format_message()) from None
-    options = {**context.params, "given": given_options(context)}
-    chosen = parse_benchmarks(options["benchmarks"], options["subsets"])
-    parse_layers(options["layers"])
-    # Whether there are isomer groups depends on the run.
-    check_options(
-        "endpoint" if options["endpoint"] else options["generator"], options, isomers=True, benchmarks=bool(chosen)
-    )
-    return options
 
 
 def _show(result: EvaluationResult, request: Request, said: Collection[str]) -> None:

@@ -99,7 +99,8 @@ def _gir(result: EvaluationResult) -> list[Table]:
         return []
     names = ("GIR", "of it noise %", "GIR of the weights", "of it noise %", "groups")
     notes = [
-        "how much the domains' gradients disagree, over their mean; noise: the share that sampling alone explains, estimated"
+        "how much the domains' gradients disagree, over their mean; noise: the share that sampling alone explains, "
+        "estimated (above 100%: all, as far as can be told)"
     ]
     return [
         Table(

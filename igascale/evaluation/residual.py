@@ -240,7 +240,9 @@ def _lines(found: HeldOutResidual, name: str) -> list[str]:
     known = {fqn: each.gir for fqn, each in found.adapters.items() if each.gir is not None}
     if known:
         worst = max(known, key=lambda fqn: known[fqn])
-        told[0] += f"; highest at {worst}: {known[worst]:.3g} ({_percent(found.adapters[worst].noise_share)} noise)"
+        told[0] += (
+            f"; highest at {worst}: {known[worst]:.3g} ({_percent(found.adapters[worst].noise_share)} of it noise)"
+        )
     if overall.noise_share is not None and overall.noise_share > _MUCH_NOISE:
         told.append(f"{name}: GIR is mostly noise, not conflict; more groups (--gir-groups) lower it")
     if found.skipped_groups:
@@ -259,4 +261,6 @@ def _shown(value: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{min(share, 1.0):.0%}"
+    if share is None:
+        return "an unknown share"
+    return f"{share:.0%}" if share < 1 else "all"  # the estimate may exceed the whole; the table shows by how much

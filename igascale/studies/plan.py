@@ -112,7 +112,7 @@ def _domains(train: str) -> tuple[str, ...]:
 
 def _unknown(study: Study) -> list[str]:
     """What `igascale eval` would refuse once the trainings are done."""
-    from igascale.cli.eval_run import check_arguments
+    from igascale.cli.eval_arguments import check_arguments
 
     try:
         options = check_arguments(evaluation_arguments(study))
