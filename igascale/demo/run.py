@@ -225,15 +225,7 @@ def _conclude(console: Console, out: Path, rows: list[Any], seconds: float) -> N
 
     _headline(console, 7, "result")
     Console(highlight=False, width=max(120, console.width)).print(comparison_table(rows, "igascale demo"))
-    by_name = {row.method: row.result for row in rows}
-    iga, mean = (by_name[name].isomers.splits["ood"].accuracy for name in ("iga", "mean"))
-    if iga.low > mean.high:
-        verdict = "IGA is above ERM (mean) out of distribution, beyond the intervals."
-    elif iga.high < mean.low:
-        verdict = "IGA is below ERM (mean) out of distribution, beyond the intervals."
-    else:
-        verdict = "IGA does not beat ERM (mean) out of distribution here: the intervals overlap."
-    console.print(f"\n{verdict} One seed, one learning rate, a small model: no evidence either way.")
+    console.print(f"\n{_verdict({row.method: row.result for row in rows})}")
     console.print(f"\nEverything is in {out} ({seconds:.0f} s in all):")
     for name, what in (
         ("data/", "isomer groups, JSONL"),
@@ -243,3 +235,24 @@ def _conclude(console: Console, out: Path, rows: list[Any], seconds: float) -> N
         ("merged/", "base + iga adapter, a normal Hugging Face folder"),
     ):
         console.print(f"  {name:24}{what}")
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    """IGA beside ERM out of distribution, problem by problem."""
+    from igascale.evaluation.significance import compare_paired
+
+    right = {
+        name: {(s.group_id, s.instance_id): s.correct for s in results[name].samples if s.split == "ood"}
+        for name in ("iga", "mean")
+    }
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    for key, correct in right["iga"].items():
+        groups.setdefault(key[0], []).append((correct, right["mean"][key]))
+    found = compare_paired(groups)
+    what = "is above" if found.difference > 0 else "is below"
+    told = what if found.p < 0.05 else "cannot be told from"
+    low, difference, high = (100 * value for value in (found.low, found.difference, found.high))
+    return (
+        f"Out of distribution IGA {told} ERM (mean): {difference:+.1f} points [{low:.1f}, {high:.1f}], p = {found.p:.2f}. "
+        "One seed, one learning rate, a small model: no evidence either way."
+    )
