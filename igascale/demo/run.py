@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -245,7 +246,7 @@ def _verdict(results: dict[str, Any]) -> str:
         name: {(s.group_id, s.instance_id): s.correct for s in results[name].samples if s.split == "ood"}
         for name in ("iga", "mean")
     }
-    groups: dict[str, list[tuple[bool, bool]]] = {}
+    groups: dict[Hashable, list[tuple[bool, bool]]] = {}
     for key, correct in right["iga"].items():
         groups.setdefault(key[0], []).append((correct, right["mean"][key]))
     found = compare_paired(groups)
