@@ -101,7 +101,8 @@ def test_averages_are_over_benchmarks_alone():
 def test_selection(tmp_path, selection, mark, text):
     found = selection_mark({} if selection is None else {"selection": selection})
     assert (found.mark, found.text) == (mark, text)
-    run = write_run(tmp_path / "run", config={"selection": selection} if selection else {})
+    train = {"groups_per_batch": 4, "gradient_accumulation_steps": 2, "max_steps": 3}  # as it was chosen
+    run = write_run(tmp_path / "run", config={"train": train, **({"selection": selection} if selection else {})})
     assert run_selection(run) == found
     assert legend([found, found]) == f"selected by {mark}: {text}"
 

@@ -124,7 +124,7 @@ class Fields:
     def one_of(self, name: str, value: str, known: Sequence[str]) -> str:
         """The known value that this one is."""
         if value not in known:
-            self.fail(name, f"is '{value}', not one of {', '.join(known)}{did_you_mean(value, known)}")
+            self.fail(name, f"is {value!r}, not one of {', '.join(known)}{did_you_mean(value, known)}")
         return value
 
     def fail(self, name: str, problem: str) -> NoReturn:
