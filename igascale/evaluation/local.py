@@ -47,7 +47,7 @@ class LocalGenerator:
             "end_tokens": " ".join(str(token) for token in sorted(self._ends)),
             "template": "chat template"
             if self.tokenizer.chat_template
-            else "none: problem and newline, as in training",
+            else "none: BOS, problem and newline, as in training",
         }
 
     def encode(self, problem: str) -> list[int]:

@@ -155,7 +155,9 @@ def _notes_of(result: EvaluationResult) -> list[str]:
     """What the user must be told of the answers."""
     notes, settings = [], result.settings
     if not str(settings["template"]).startswith("chat"):
-        notes.append("the tokenizer has no chat template: a prompt is the problem and a newline, as in training")
+        notes.append(
+            "the tokenizer has no chat template: a prompt is the BOS token if there is one, the problem and a newline, as in training"
+        )
     empty = sum(not sample.generated.strip() for sample in result.samples)
     if empty:
         notes.append(f"{empty} of {len(result.samples)} answers are empty; each counts as no answer")

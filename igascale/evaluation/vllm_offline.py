@@ -63,7 +63,7 @@ class VllmGenerator:
             "dtype": self.dtype,
             "template": "chat template"
             if self._tokenizer.chat_template
-            else "none: problem and newline, as in training",
+            else "none: BOS, problem and newline, as in training",
         }
 
     def answer(self, problems: Sequence[str]) -> Iterator[tuple[int, Answered]]:

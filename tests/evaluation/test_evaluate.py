@@ -116,6 +116,19 @@ def test_numbers(model, tokenizer, batch_size):
     assert [s.split for s in result.samples] == ["id"] * 12 + ["ood"] * 12
 
 
+def test_texts_are_those_of_plain_transformers(model, tokenizer):
+    """By the documented prompt and the library's own greedy decoding, one problem at a time."""
+    assert tokenizer.chat_template is None
+    samples = evaluate_model(model, tokenizer, KNOWN, WRONG, batch_size=5, max_new_tokens=24).samples
+    for sample in samples:
+        prompt = [tokenizer.bos_token_id, *tokenizer(sample.problem + "\n", add_special_tokens=False).input_ids]
+        ids = torch.tensor([prompt])
+        out = model.eval().generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, pad_token_id=0
+        )
+        assert tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True) == sample.generated
+
+
 def test_lcs_is_of_the_prompt_unless_asked_otherwise(model, tokenizer):
     from igascale.evaluation.consistency import GroupTexts, consistency
     from igascale.isomers.encode import encode_prompt
