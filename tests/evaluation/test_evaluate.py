@@ -116,17 +116,25 @@ def test_numbers(model, tokenizer, batch_size):
     assert [s.split for s in result.samples] == ["id"] * 12 + ["ood"] * 12
 
 
-def test_texts_are_those_of_plain_transformers(model, tokenizer):
-    """By the documented prompt and the library's own greedy decoding, one problem at a time."""
+def test_texts_are_those_of_plain_transformers(tokenizer):
+    """By the documented prompt and the library's own greedy decoding, one problem at a time, of a model to which every token matters."""
     assert tokenizer.chat_template is None
-    samples = evaluate_model(model, tokenizer, KNOWN, WRONG, batch_size=5, max_new_tokens=24).samples
+    model = tiny.tiny_llama().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    samples = evaluate_model(model, tokenizer, KNOWN, batch_size=5, max_new_tokens=24).samples
+    texts = {True: [], False: []}
     for sample in samples:
-        prompt = [tokenizer.bos_token_id, *tokenizer(sample.problem + "\n", add_special_tokens=False).input_ids]
-        ids = torch.tensor([prompt])
-        out = model.eval().generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, pad_token_id=0
-        )
-        assert tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True) == sample.generated
+        for bos, written in texts.items():
+            start = [tokenizer.bos_token_id] if bos else []
+            ids = torch.tensor([start + tokenizer(sample.problem + "\n", add_special_tokens=False).input_ids])
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, pad_token_id=0
+            )
+            written.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    assert texts[True] == [sample.generated for sample in samples] != texts[False]
 
 
 def test_lcs_is_of_the_prompt_unless_asked_otherwise(model, tokenizer):
