@@ -2,13 +2,6 @@
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,10 +12,9 @@ from igascale.isomers.seeds import Seed, write_seeds
 from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import UNUSABLE, BadAnswer, Request, Teacher, TeacherDown, TeacherSettings
 
-from tiny import save_tiny_model_folder
+from transformers_server import transformers_server
 
 pytestmark = pytest.mark.slow
-PATIENCE = 120  # seconds for the server to start
 
 
 class Reply(BaseModel):
@@ -33,43 +25,8 @@ class Reply(BaseModel):
 @pytest.fixture
 def served(tmp_path):
     """(URL, model, process)."""
-    pytest.importorskip("fastapi", reason="transformers serve needs fastapi")
-    model, log = save_tiny_model_folder(tmp_path / "model", chat_template=True), tmp_path / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        Path(sys.executable).with_name("transformers"),
-        "serve",
-        model,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        )
-    try:
-        began = time.monotonic()
-        while not healthy(port):
-            if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                pytest.skip(f"transformers serve did not start: {log.read_text()[-300:]}")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1", str(model), process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def healthy(port):
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
-    except OSError:
-        return False
+    with transformers_server(tmp_path) as server:
+        yield server
 
 
 def build_of_two(folder, model, url):
