@@ -36,7 +36,7 @@ def main() -> None:
         status = pytest.main(["-m", "gpu", "-q", "tests"])
         if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             sys.exit(int(status))
-    _run("benchmarks.projection", "--device", "cuda")
+    _run("benchmarks.projection", "--device", "cuda", "--kernel", "triton")
     _run("benchmarks.scaling", "--device", "cuda")
     for shape in args.shapes.split(","):
         _run("benchmarks.capture", "--shape", shape, "--repeats", "3")

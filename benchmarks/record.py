@@ -20,10 +20,15 @@ def _flops_of_addition_in_place(sum_shape: Any, left: Any, right: Any, *args: An
     return int(2 * batch * left[-2] * left[-1] * right[-1])
 
 
+def _flops_of_batched_product(left: Any, right: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * left[0] * left[1] * left[2] * right[2])
+
+
 def count_flops(run: Callable[[], object]) -> float:
-    """Of every matrix product in ``run``; PyTorch's counter lacks the ones that add in place."""
+    """Of every matrix product in ``run``; PyTorch's counter lacks the ones that add in place, and fails at ``out_dtype``."""
     missing = dict.fromkeys((torch.ops.aten.baddbmm_, torch.ops.aten.addmm_), _flops_of_addition_in_place)
-    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
+    known = missing | {torch.ops.aten.bmm: _flops_of_batched_product}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
     return float(counter.get_total_flops())
 
@@ -54,7 +59,7 @@ def hardware(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "python": platform.python_version(),
         "versions": versions,
-        "commit": (commit or os.environ.get("BENCHMARK_COMMIT", "unknown")) + ("+changes" if changed else ""),
+        "commit": os.environ.get("BENCHMARK_COMMIT") or (commit or "unknown") + ("+changes" if changed else ""),
     }
 
 

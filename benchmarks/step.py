@@ -59,8 +59,11 @@ def measure_time(shape: Shape, names: list[str], steps: int) -> dict[str, Any]:
             started = time.perf_counter()
             variant.step(number)
             _wait(device, distributed)
+            took = time.perf_counter() - started
+            if not distributed or dist.get_rank() == 0:
+                print(f"step {number + 1} of {steps + 2}, {name}: {took:.3f} s", file=sys.stderr, flush=True)
             if number >= 2:  # the first two warm up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(took)
                 parts[name].append(dict(variant.clock.seconds))
     return {
         name: {
