@@ -143,6 +143,7 @@ class FusedMaskedMean:
         blocks: sizes of the kernel's blocks; by default chosen by shape.
 
     Attributes:
+        blocks: sizes with which the last product ran: smaller ones than asked for where the GPU has no room for those.
         mask_mean_N: mean of the mask over the elements of each adapter, float64. This and the two below are gathered by the
             first product.
         change_sq_N: ``||g - gbar||_F^2``, scaled units, float64.
@@ -163,7 +164,8 @@ class FusedMaskedMean:
         left, right = contrasts.left_NDOQ.contiguous(), contrasts.right_NDQI.contiguous()
         if left.dtype != torch.float32:
             raise ValueError(f"the fused kernel takes float32, not {left.dtype}")
-        self.contrasts, self.precision, self._blocks = contrasts, precision, blocks
+        self.contrasts, self.precision, self._asked = contrasts, precision, blocks
+        self.blocks: Blocks | None = None
         self.shape = (left.shape[0], left.shape[2], right.shape[3])
         self.dtype, self.device = left.dtype, left.device
         self.mask_mean_N = self.change_sq_N = self.masked_sq_N = torch.zeros(0)
@@ -225,7 +227,7 @@ class FusedMaskedMean:
         """Run the kernel, with smaller blocks where the GPU has no room for the first choice."""
         N, O, P = Y_NOP.shape
         kernels = _kernels()
-        blocks: Blocks | None = self._blocks or Blocks.by_shape(options["K"], P)
+        blocks: Blocks | None = self._asked or Blocks.by_shape(options["K"], P)
         # The interpreter multiplies in float32 by any name, but does not know every name.
         precision = "ieee" if kernels.INTERPRETED else self.precision
         while blocks is not None:
@@ -236,6 +238,7 @@ class FusedMaskedMean:
             try:
                 with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                     kernels.masked_product[grid](*arguments, **compiled, **sizes)
+                self.blocks = b
                 return
             except kernels.OutOfResources as error:
                 blocks, cause = b.smaller(), error
