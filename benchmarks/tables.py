@@ -30,10 +30,10 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def step() -> str:
+def step(names: Iterable[str] = ("step-cpu", "step-cpu-wide-cpu")) -> str:
     """Time and memory of a step, relative to plain and mean."""
     parts = []
-    for name in ("step-cpu", "step-cpu-wide-cpu"):
+    for name in names:
         if not (RESULTS / f"{name}.json").exists():
             continue
         found = read(name)
@@ -57,9 +57,9 @@ def step() -> str:
     return "\n\n".join(parts)
 
 
-def table3() -> str:
+def table3(name: str = "step-cpu") -> str:
     """Laid out like the paper's Table 3."""
-    found = read("step-cpu")
+    found = read(name)
     rows = []
     for variant, figures in found["variants"].items():
         minutes = figures["seconds"] * PAPER_GROUPS / found["shape"]["groups"] / 60
@@ -74,10 +74,10 @@ def table3() -> str:
     return markdown(["", "minutes per epoch", "peak MiB of a rank", "trainable"], rows)
 
 
-def capture() -> str:
+def capture(name: str = "capture-cpu") -> str:
     """Forward and backward with capture, relative to plain."""
     rows = []
-    for setting, found in read("capture-cpu")["results"].items():
+    for setting, found in read(name)["results"].items():
         for name, figures in found.items():
             if name != "plain":
                 ratios = [f"{figures[k] / found['plain'][k]:.3f}" for k in ("seconds", "flops", "peak_bytes")]
@@ -99,6 +99,52 @@ def projection() -> str:
         for name in names
     ]
     return markdown(["", "faster", "extra memory", "error / optimal tail"], rows)
+
+
+def step_cuda() -> str:
+    """The same on a GPU, with what an epoch takes."""
+    return step(["step-cuda"]) + "\n\n" + table3("step-cuda")
+
+
+def capture_cuda() -> str:
+    """The same on a GPU."""
+    return capture("capture-cuda")
+
+
+def projection_cuda() -> str:
+    """Time of an adapter's projection on a GPU, alone and in a batch, and extra memory."""
+    found = read("projection-cuda")
+    seconds, count = found["seconds"], found["options"]["adapters"]
+    names = {
+        "naive": "naive: dense, one adapter",
+        "cached": "streamed from tiles, masked matrix kept, one adapter",
+        "uncached": "streamed from tiles, generated again, one adapter",
+        "fused": "fused kernel, one adapter",
+    }
+    rows = [
+        [names[k], f"{1e3 * seconds[k]:.1f}", f"{found['peak_extra_bytes'][k] / 2**20:.0f}", f"{found['error_over_optimal'].get(k, 0) or '':.6}"]
+        for k in names
+    ]  # fmt: skip
+    for key, name in ((f"fused x{count}", f"fused kernel, {count} adapters"), (f"one product x{count}", "of it one product (there are four)")):  # fmt: skip
+        rows.append([name, f"{1e3 * seconds[key]:.1f}", "", ""])
+    return markdown(["", "ms", "extra MiB", "error / optimal tail"], rows)
+
+
+def blocks_cuda() -> str:
+    """The fused kernel by its block sizes."""
+    cases = [case for case in read("blocks-cuda")["cases"] if case["seconds"]]
+    fastest = min(case["seconds"] for case in cases if case["precision"] == "tf32x3")
+    rows = [
+        [
+            c["precision"],
+            f"{c['BO']}x{c['BI']}",
+            *(str(c[k]) for k in ("BK", "warps", "stages")),
+            f"{1e3 * c['seconds']:.1f}",
+            f"{c['seconds'] / fastest:.2f}",
+        ]
+        for c in sorted(cases, key=lambda case: case["seconds"])
+    ]
+    return markdown(["precision", "rows x columns", "BK", "warps", "stages", "ms", "x the fastest tf32x3"], rows)
 
 
 def scaling() -> str:
@@ -188,7 +234,10 @@ def chaos() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
-    for f in (step, table3, capture, projection, scaling, ranks, precision, launching, checkpointing, chaos)
+    for f in (
+        *(step, table3, capture, projection, scaling, ranks, precision, launching, checkpointing, chaos),
+        *(step_cuda, capture_cuda, projection_cuda, blocks_cuda),
+    )
 }
 
 

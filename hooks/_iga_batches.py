@@ -94,6 +94,7 @@ def _align_group(
         aligned = align(batch, choices, sketch_IP, shuffles, plan, workspace, ctx.wants_histogram)
         if hook.warm_start:
             aligned.stats_N["subspace_overlap"] = hook.subspaces.update(names, aligned)
+        stats_N = {k: aligned.stats_N[k].float() for k in hook.statistics if k in aligned.stats_N}
         reference = (aligned.mean_a_NRI, aligned.mean_b_NOR) if hook.uses_reference else None
         for n, fqn in enumerate(names):
             combined[fqn] = FactorGrads(
@@ -101,7 +102,7 @@ def _align_group(
                 aligned.b_NOR[n],
                 reference[0][n] if reference else None,
                 reference[1][n] if reference else None,
-                {k: aligned.stats_N[k][n].float() for k in hook.statistics if k in aligned.stats_N},
+                {k: values_N[n] for k, values_N in stats_N.items()},
                 aligned.histogram_NK[n] if aligned.histogram_NK is not None else None,
             )
     return combined

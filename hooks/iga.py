@@ -62,7 +62,7 @@ class InvariantGradientAlignment(PlannedHook, FactorMaskHook):
         rho: anchor of ``anchored``, > 0 (default .1), in units of the mean eigenvalues of ``B^T B`` and ``A A^T``.
         second_moment: ``adam``, or ``max`` (default): Adam's v follows the larger of this and the plain mean gradient.
         shuffled: control: the mask's values in random places of the adapter; holds a whole mask in memory.
-        memory_mb: bound on all that is held at once beside gradients and results, MiB (default 256). It decides how many
+        memory_mb: bound on all that is held at once beside gradients and results, MiB (default 1024). It decides how many
             adapters are worked through together and whether their masked matrices are kept between passes.
         kernel: ``torch``; ``triton``, one fused GPU kernel for mask and products, for float32 on CUDA with ``mask: exp``, not
             ``shuffled``; or ``auto`` (default): ``triton`` where it can be used, with a line if it fails and PyTorch takes over.
@@ -92,7 +92,7 @@ class InvariantGradientAlignment(PlannedHook, FactorMaskHook):
         rho: float | None = None,
         second_moment: SecondMoment | None = None,
         shuffled: bool | None = None,
-        memory_mb: float = 256.0,
+        memory_mb: float = 1024.0,
         kernel: Kernel = "auto",
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__", "preset", "memory_mb", "kernel")}

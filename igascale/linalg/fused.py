@@ -106,15 +106,15 @@ class Blocks:
         """Sizes for K inner columns and P columns of the thin matrix.
 
         A program's threads hold the tiles of the mean, the variance and one contrast, 3 BO BI floats, the result, BO BP, and
-        the parts of a product that is split into three. Compiled for compute capability 9.0 by Triton 3.9 (not run there),
-        ``tf32x3`` takes the 255 registers of a thread with at most 0.3 KB spilled, and 36 to 208 KB of the 227 KB of shared
-        memory. Where a GPU has less, the launch tries :meth:`smaller`.
+        the parts of a product that is split into three. With ``tf32x3`` that is all 255 registers of a thread on an H200, and
+        no room to load ahead: one stage takes 0.67 of the time of two, to the same bits (benchmarks/blocks.py). Where a GPU
+        has less, the launch tries :meth:`smaller`.
 
         P beyond 256 columns takes several blocks, and each generates the tiles again: twice at R = 128, three times at 256.
         """
         BP = min(256, _power_of_two(P))
         BO, BI = (128, 64) if BP <= 64 else (128, 32) if BP <= 128 else (64, 32)
-        return cls(BO, BI, min(32, _power_of_two(K)), BP, warps=8, stages=2)
+        return cls(BO, BI, min(32, _power_of_two(K)), BP, warps=8, stages=1)
 
     def unrolled(self, D: int, K: int) -> bool:
         """Whether to unroll the loop over contrasts: left then stays on the chip while the tiles pass, if it is small enough."""

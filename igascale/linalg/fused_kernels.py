@@ -11,11 +11,12 @@ A program owns BO rows of one adapter and BP columns of the result. It walks alo
 variance by D products, the mask, one product with BI rows of X. A tile lives in registers only. Nothing is added up across
 programs, so that the bits are the same on every run and whatever else is in the batch.
 
-Work of one pass over N adapters, and what binds. The figures are of an H100 SXM's data sheet; nothing was measured:
+Work of one pass over N adapters, and what binds. The figures are of an H100 SXM's data sheet; what an H200 took
+is in docs/performance.md:
 
 =====================  ====================================================================================================
-tensor-core FLOPs      ``N O I (2 K D + 2 P)`` with K and P rounded up to their blocks; three times that with ``tf32x3`` and
-                       ``bf16x3``; D products again for every BP columns of P
+tensor-core FLOPs      ``N O I (2 K D + 2 P)`` with K and P rounded up to their blocks; three times that with
+                       ``tf32x3``; D products again for every BP columns of P
 bytes from memory      ``4 N (D K + P) (O + I)``: factors, X and the result once, as one adapter's share stays in the L2 (50 MB)
 bytes from the L2      ``4 N O I (D K + P) / BO`` for right and X, once for each block of rows; ``4 N O I D K / BI`` for left,
                        unless the compiler keeps it on the chip (with the loop over m unrolled it does not change along I)
@@ -24,10 +25,10 @@ other float32 work     about ``N O I (D + 25)``: squares, denominator, the serie
 =====================  ====================================================================================================
 
 128 adapters of 4096x4096 with R = 16, D = 4, P = 42 (computed as 64), BO = 128: 2^31 elements, 384 FLOPs each. One pass takes
-at least 1.7 ms in TF32 (495 TFLOP/s), 5.0 ms with ``tf32x3``, 2.5 ms with ``bf16x3`` (990 TFLOP/s); from the L2, at some
+at least 1.7 ms in TF32 (495 TFLOP/s), 5.0 ms with ``tf32x3``; from the L2, at some
 5 TB/s, 2.6 ms for right and X (left stays in 64 KB of shared memory, or 128 KB as the two parts of ``tf32x3``: so it is
 compiled); special functions 1.2 ms; float32 2.1 ms; memory (0.7 GB) 0.2 ms. These overlap at best. With ``tf32x3`` the tensor
-cores bind, and the four passes of one power iteration have a floor of 20 ms; with ``bf16x3`` (10 ms) and ``tf32`` it is the L2.
+cores bind, and the four passes of one power iteration have a floor of 20 ms; with ``tf32`` it is the L2.
 """
 
 import triton

@@ -134,7 +134,7 @@ def test_results_do_not_depend_on_the_batch():
 
 def test_the_plan_is_told():
     shapes = {f"q{k}": (4096, 4096, 16) for k in range(128)} | {"up": (28672, 8192, 16)}
-    square, mlp = InvariantGradientAlignment().describe(shapes, 4, CPU)
+    square, mlp = InvariantGradientAlignment(memory_mb=256).describe(shapes, 4, CPU)
     assert square.startswith("projection: 4096x4096 x128, 1 at a time, masked matrix kept (64 MiB), ")
     assert square.endswith(" MiB of memory_mb=256")
     assert mlp.startswith(

@@ -129,4 +129,4 @@ def test_blocks_are_powers_of_two_that_shrink_until_nothing_is_left(K, P):
         assert all(n >= 16 and n & (n - 1) == 0 for n in (blocks.BO, blocks.BI, blocks.BK, blocks.BP))
         tried.append(blocks)
         blocks = blocks.smaller()
-    assert len(set(tried)) == len(tried) >= 3
+    assert len(set(tried)) == len(tried) >= 2

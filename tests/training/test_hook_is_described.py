@@ -20,7 +20,7 @@ def test_the_plan_of_the_projection_is_printed(base, tmp_path, capfd):
     runs.train(runs.load(base, f"output_dir={tmp_path / 'run'}", "hook.name=iga"), torch.device("cpu"))
     told = " ".join(capfd.readouterr().out.split())
     assert "projection: " in told
-    assert "of memory_mb=256" in told
+    assert "of memory_mb=1024" in told
     assert told.index("projection: ") < told.index("written: ")
 
 
