@@ -279,6 +279,21 @@ def test_an_outage_that_does_not_end_ends_the_build(rig):
         assert len(server.log) < 8 + 4 * 3 + 60
 
 
+def test_what_was_under_way_when_the_build_ended_is_not_to_blame(rig):
+    async def scenario(teacher):
+        await teacher.ask(question(0))
+        asked = [asyncio.create_task(teacher.ask(question(i))) for i in (1, 2)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        server.limit = 3  # the other one fails when the first is gone: one of the last, as it seems
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with FaultyServer(echo, Plan([None, "500", "500"])) as server:
+        server.limit = 2
+        downs = rig.run(server, scenario, concurrency=2, max_retries=0, outage=0)
+        assert [type(down) for down in downs] == [TeacherDown, TeacherDown], downs
+        assert rig.failures == {("extract", "5xx"): 2}
+
+
 def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
     def answerer(messages, body):
         if messages[-1]["content"] in ("question 0", "question 1"):
