@@ -15,7 +15,8 @@ def _wait(ctx):
     if ctx.step == 3 and "HOLD" in os.environ:
         hold = Path(os.environ["HOLD"])
         hold.with_suffix(".reached").touch()
-        while hold.exists():
+        end = time.monotonic() + 600  # not for ever, should the test have died
+        while hold.exists() and time.monotonic() < end:
             time.sleep(0.01)
 
 
