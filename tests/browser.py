@@ -36,7 +36,7 @@ _FLAGS = [
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars"),
     "--remote-debugging-pipe",
 ]
-_PATIENCE = 60.0  # seconds for one answer
+_PATIENCE = 180.0  # seconds for one answer
 
 
 class Browser:
@@ -98,8 +98,9 @@ class Browser:
         page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         page.call("Emulation.setScriptExecutionDisabled", value=not javascript)
-        page.call("Page.navigate", url=Path(path).resolve().as_uri())
-        self._until(lambda: page.loaded, "the page to load")
+        page.call("Page.setLifecycleEventsEnabled", enabled=True)
+        loader = page.call("Page.navigate", url=Path(path).resolve().as_uri())["loaderId"]
+        self._until(lambda: loader in page.loaded, "the page to load")  # and not the blank one before it
         return page
 
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class Page:
         self._browser, self._session, self._target = browser, session, target
         self.console: list[str] = []
         self.requests: list[str] = []
-        self.loaded = False
+        self.loaded: set[str] = set()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One command of the DevTools protocol for this page."""
@@ -182,8 +183,9 @@ class Page:
 
     def hear(self, event: str, params: dict[str, Any]) -> None:
         """Take note of an event."""
-        if event == "Page.loadEventFired":
-            self.loaded = True
+        if event == "Page.lifecycleEvent":
+            if params["name"] == "load":
+                self.loaded.add(params["loaderId"])
         elif event == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif event == "Runtime.consoleAPICalled":

@@ -10,6 +10,9 @@
     server.log          # one Call per request, in order of arrival: what was asked, which fault it met, what was paid for
     server.paid()       # calls that a provider would charge for
     server.open         # requests under way now; server.most_open: the most there were
+    server.hung         # how many it has left without an answer as the plan says ("hang")
+    server.limit = 20   # the 21st request and those after it are answered once the limit is raised: whoever asks is sure to be at work
+    server.until(lambda: server.received >= 8)
 
 ``answerer(messages, body) -> str`` gives the text of an answer; it may raise ``Fail("500")`` (any fault's name) for itself. Faults:
 
@@ -29,8 +32,10 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,7 +102,8 @@ class FaultyServer:
     ):
         self.answerer, self.plan, self.model, self.key, self.keep = answerer, plan or Plan(), model, key, keep
         self.log: list[Call] = []
-        self.received = self.open = self.most_open = 0
+        self.received = self.open = self.most_open = self.hung = 0
+        self.limit = math.inf
         self.port = 0
         self._times: Counter[str] = Counter()
         self._stopped: asyncio.Event
@@ -116,13 +122,21 @@ class FaultyServer:
             target=lambda: self._loop.run_until_complete(self.serve(started.set)), daemon=True
         )
         self._thread.start()
-        assert started.wait(10)
+        assert started.wait(120)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(10)
+        self._thread.join(120)
         self._loop.close()
+
+    @staticmethod
+    def until(holds: Callable[[], object], seconds: float = 120) -> None:
+        """Wait in another thread than the server's for something to be so."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "it never came to that"
+            time.sleep(0.001)
 
     async def serve(self, ready: Callable[[], object]) -> None:
         """Until told to stop."""
@@ -147,6 +161,7 @@ class FaultyServer:
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         content = hashlib.sha256(json.dumps([body["model"], body["messages"], body.get("seed")]).encode()).hexdigest()
+        number = self.received
         fault = self._fault(request, body, content)
         if self.keep:
             self.log.append(
@@ -155,7 +170,10 @@ class FaultyServer:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
+            while number >= self.limit:
+                await asyncio.sleep(0.005)
             if fault == "hang":
+                self.hung += 1
                 await self._stopped.wait()
                 return web.Response(status=500)
             if self.plan.latency and fault not in UNPAID:

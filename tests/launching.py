@@ -9,13 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from igascale.launchers.base import free_port
 
 WORKERS = Path(__file__).parent / "distributed"
 REPOSITORY = Path(__file__).parents[1]
 
 
-def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: float = 300) -> None:
+def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: float = 600) -> None:
     """Run ``tests/distributed/script`` on ``ranks`` processes; fail with its output where it fails."""
     command = {
         "deepspeed": [
@@ -53,14 +55,22 @@ def interrupt_when_training(run: Path, *arguments: str) -> tuple[int, str]:
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
+        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 240
         while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=240)
     return process.returncode, error
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, waited for or not."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def environment() -> dict[str, str]:
@@ -74,7 +84,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def igascale(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def igascale(*arguments: str, cwd: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "igascale", *arguments],

@@ -13,7 +13,7 @@ import pytest
 
 from tiny import save_tiny_model_folder
 
-_PATIENCE = 120  # seconds for the server to start
+_PATIENCE = 300  # seconds for the server to start
 
 
 @contextmanager
@@ -46,6 +46,6 @@ def transformers_server(folder):
 
 def _healthy(port):
     try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200
     except OSError:
         return False

@@ -6,6 +6,7 @@ hash of everything that decides the answer, so that no answer is ever used under
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -138,15 +139,30 @@ class AnswerStore:
 def _open(folder: Path, rank: int) -> BinaryIO:
     path = folder / f"rank-{rank:04d}.jsonl"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab+")
-        _lock(file, path)
-        if file.tell() and _last_byte(file) != b"\n":
+        file = _open_and_lock(path)
+        if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
             file.write(b"\n")  # ends a line that a kill has cut off
             file.flush()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
     return file
+
+
+def _open_and_lock(path: Path) -> BinaryIO:
+    """The file of that name, ours alone. Whoever had nothing to keep removes file and folder, which may be while we open them."""
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            file = path.open("ab+")
+            try:
+                _lock(file, path)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

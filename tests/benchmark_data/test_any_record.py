@@ -27,7 +27,9 @@ _VALUES = st.recursive(
 
 @pytest.mark.parametrize("name", RECORDS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_record_with_any_values(tmp_path, name, data):
     benchmark, record = find(RECORDS[name][0]), RECORDS[name][1]
     changed = data.draw(st.dictionaries(st.sampled_from(sorted(record)), _VALUES, min_size=1, max_size=2))

@@ -183,7 +183,7 @@ def test_offline_is_one_line(tmp_path):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()

@@ -138,7 +138,7 @@ def test_real_kills(tmp_path):
 
 def wait_for_answers(out, attempt, processes, moments):
     """Until some more answers are there, then a moment."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while count(out) < 6 * attempt + 1 and time.monotonic() < end and all(p.poll() is None for p in processes):
         time.sleep(0.005)
     time.sleep(moments.random() * 0.03)
@@ -180,6 +180,24 @@ def test_two_writers_of_one_file_are_refused(tmp_path, monkeypatch):
     AnswerStore({}, tmp_path / "answers", rank=1).close()
     first.close()
     assert AnswerStore({}, tmp_path / "answers").get("k").answered == Answered("x", 1, True)
+
+
+def test_a_file_that_its_last_process_removes_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    """One that ends without an answer takes file and folder with it, when another has opened the file and waits for the lock."""
+    lock, removed = store_module._lock, []
+
+    def then_remove(file, path):
+        lock(file, path)
+        if not removed:
+            removed.append(path)
+            path.unlink()
+            path.parent.rmdir()
+
+    monkeypatch.setattr(store_module, "_lock", then_remove)
+    store = AnswerStore({}, tmp_path / "answers")
+    store.put([("k", Answered("x", 1, True), 0.1)])
+    store.close()
+    assert removed and AnswerStore({}, tmp_path / "answers", rank=None).get("k").answered == Answered("x", 1, True)
 
 
 def test_without_an_answer_nothing_is_left(tmp_path):

@@ -20,8 +20,10 @@ from igascale.evaluation.request import Request
 from igascale.isomers.schema import Instance, IsomerGroup, write_groups
 
 import tiny
+from launching import gone
 
 ROOT = Path(igascale.__file__).parents[1]
+HELD = Path(__file__).with_name("held")
 WORDS = ("red", "blue", "rule", "case", "drug", "law", "patient", "court")
 
 
@@ -51,16 +53,18 @@ def command(folder, out, *more):
     return [sys.executable, "-m", "igascale", *map(str, (*arguments, "--batch-size", 3, "--max-new-tokens", 40, *more))]
 
 
-def started(arguments, **options):
+def started(arguments, hold=None):
+    """Where ``hold`` is a file, no process goes on after some answers as long as it is there."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    if hold is not None:
+        hold.touch()
+        environment |= {"PYTHONPATH": os.pathsep.join([str(HELD), str(ROOT)]), "HOLD": str(hold)}
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(arguments):
     process = started(arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     return out
 
@@ -87,15 +91,11 @@ def kept(out):
     return sum(f.read_bytes().count(b"\n") for f in (out / "answers").glob("rank-*.jsonl"))
 
 
-def wait_until(condition, seconds=60.0):
+def wait_until(condition, seconds=240.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.01)
-
-
-def gone(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow
@@ -105,13 +105,13 @@ def test_one_process_two_and_two_that_are_killed_agree(folder, tmp_path):
     assert not (tmp_path / "one" / "answers").exists()
 
     out = tmp_path / "two"
-    parent = started(command(folder, out, "--num-processes", 2))
+    parent = started(command(folder, out, "--num-processes", 2), tmp_path / "hold")
     wait_until(lambda: kept(out) >= 3 or parent.poll() is not None)
     children = psutil.Process(parent.pid).children()
     assert len(children) == 2
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    wait_until(lambda: all(gone(child) for child in children), 20)
+    wait_until(lambda: all(gone(child) for child in children))
     assert not (out / "evaluation.json").exists()
     before = kept(out)
     assert before >= 3
@@ -125,11 +125,11 @@ def test_one_process_two_and_two_that_are_killed_agree(folder, tmp_path):
 @pytest.mark.slow
 def test_a_dead_process_ends_all_with_one_line(folder, tmp_path):
     out = tmp_path / "out"
-    parent = started(command(folder, out, "--num-processes", 2))
+    parent = started(command(folder, out, "--num-processes", 2), tmp_path / "hold")
     wait_until(lambda: kept(out) >= 3 or parent.poll() is not None)
     first, second = sorted(psutil.Process(parent.pid).children(), key=lambda child: child.pid)
     second.kill()
-    _, err = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=240)
     assert parent.returncode == 2
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"error: process 1 (pid {second.pid}) was killed by SIGKILL")
@@ -141,11 +141,11 @@ def test_a_dead_process_ends_all_with_one_line(folder, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_the_processes_and_keeps_the_answers(folder, tmp_path):
     out = tmp_path / "out"
-    parent = started(command(folder, out, "--num-processes", 2))
+    parent = started(command(folder, out, "--num-processes", 2), tmp_path / "hold")
     wait_until(lambda: kept(out) >= 3 or parent.poll() is not None)
     children = psutil.Process(parent.pid).children()
     parent.send_signal(signal.SIGINT)
-    _, err = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=240)
     assert parent.returncode == 130
     assert "the same command goes on" in err
     assert all(gone(child) for child in children)
@@ -181,7 +181,8 @@ def test_a_process_that_does_not_end_when_asked_is_ended(monkeypatch):
     assert stubborn.returncode == -signal.SIGKILL
 
 
-def test_progress_is_left_for_the_parent(tmp_path):
+def test_progress_is_left_for_the_parent(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_EVERY", 600)
     teller = worker._Teller(tmp_path / "progress.json")
     teller("answers", 3, 10)
     teller("answers", 4, 10)  # too soon to be told

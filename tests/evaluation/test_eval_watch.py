@@ -51,7 +51,9 @@ def run(tmp_path, monkeypatch):
 def tell(run, state):
     """Its process is this one."""
     record = {"state": state, "step": 1, "process": status.this_process(), "updated": status.now(), "message": ""}
-    (run / status.STATUS).write_text(json.dumps(record))
+    new = run / "status.tmp"
+    new.write_text(json.dumps(record))
+    new.replace(run / status.STATUS)  # whole, for whoever reads it meanwhile
 
 
 def save(run, step, weights=None, keep=9):
@@ -185,13 +187,13 @@ def test_watch_waits_for_the_next_checkpoint(run):
     thread.start()
     for step in (10, 20):
         save(run, step)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 120
         while evaluator.done[-1:] != [step] and time.monotonic() < end:
             time.sleep(0.01)
         assert evaluator.done[-1] == step
         assert thread.is_alive()
     tell(run, status.INTERRUPTED)
-    thread.join(10)
+    thread.join(120)
     assert not thread.is_alive()
     assert evaluator.done == [10, 20]
 

@@ -23,7 +23,7 @@ class Told:
 
 
 def build(seeds: Path, out: Path, server=None, **options) -> Told:
-    given = {"seeds": str(seeds), "out": str(out), "model": "teacher", "timeout": 5.0} | options
+    given = {"seeds": str(seeds), "out": str(out), "model": "teacher", "timeout": 120.0} | options
     if server is not None:
         given |= {"base_url": server.url}
     text = io.StringIO()

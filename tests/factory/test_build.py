@@ -82,7 +82,7 @@ def test_every_good_group_is_recovered_and_every_planted_one_rejected_for_its_re
 def test_a_hanging_server_costs_time_and_no_group(tmp_path, groups):
     oracle = Oracle(groups[:6])
     with FaultyServer(oracle, Plan(faults=[None, None, "hang", None, "hang"])) as server:
-        build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, timeout=0.5, concurrency=4)
+        build(write(tmp_path / "seeds.jsonl", oracle), tmp_path / "out", server, timeout=1.5, concurrency=4)
     check_content(read_groups(tmp_path / "out" / "groups.jsonl"), groups[:6])
 
 

@@ -317,7 +317,7 @@ mount -o remount,size=20m "$PLACE"
             env={**os.environ, "PLACE": str(place)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         if "first:" not in done.stdout:
             pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")

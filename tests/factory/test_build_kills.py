@@ -188,10 +188,12 @@ def test_interrupted_by_the_keyboard(tmp_path):
     oracle = Oracle(groups)
     seeds, out = tmp_path / "seeds.jsonl", tmp_path / "out"
     write_seeds(seeds, oracle.seeds())
-    with FaultyServer(oracle, Plan(latency=0.1)) as server:
+    with FaultyServer(oracle) as server:
+        server.limit = 6
         process = start(seeds, out, server)
-        until(lambda: len(server.log) >= 6)
+        until(lambda: len(server.log) >= 8)
         process.send_signal(signal.SIGINT)
+        server.limit = math.inf  # it hears of the signal first, then of the answers
         text, _ = process.communicate(timeout=_HANGS)
         assert process.returncode == 130, text
         assert "run the same command again to go on" in text and "Traceback" not in text

@@ -1,5 +1,6 @@
 """Answers from an OpenAI-compatible server: what is sent, what is kept, what is told, what is paid for."""
 
+import math
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ class Asker:
         self.store, self.said = store, []
 
     def __call__(self, server, problems, **settings):
-        quick = {"max_new_tokens": 64, "timeout": 20, "backoff": 0.02, "concurrency": 8}
+        quick = {"max_new_tokens": 64, "timeout": 120, "backoff": 0.02, "concurrency": 8}
         settings = ServerSettings(server.url, server.model, **(quick | settings))
         self.generator = EndpointGenerator(settings, self.store, self.said.append)
         return dict(self.generator.answer(problems))
@@ -135,12 +136,13 @@ def test_a_hanging_request_is_asked_again(ask):
     with FaultyServer(echo, Plan(faults=[None, "hang"])) as server:
         began = time.monotonic()
         answers = ask(server, PROBLEMS[:4], timeout=1.0, concurrency=2)
-        assert len(answers) == 4 and 0.9 < time.monotonic() - began < 8
+        assert len(answers) == 4 and time.monotonic() - began > 0.9
+        assert [call.fault for call in server.log].count("hang") == 1 and len(server.log) >= 5
 
 
 def test_answers_come_while_others_are_under_way(ask):
     with FaultyServer(echo, Plan(faults=["hang"])) as server:
-        generator = EndpointGenerator(ServerSettings(server.url, server.model, 64, timeout=30), ask.store)
+        generator = EndpointGenerator(ServerSettings(server.url, server.model, 64, timeout=300), ask.store)
         answers = generator.answer(PROBLEMS[:5])
         assert sorted(next(answers)[0] for _ in range(4)) == [1, 2, 3, 4]
         answers.close()  # as Ctrl-C would: nothing hangs, the store is free again
@@ -255,14 +257,15 @@ for index, answered in generator.answer([f"problem {i}" for i in range(30)]):
 
 def test_killed_and_started_again(ask):
     """Nothing that was answered is sent again; only what was under way is."""
-    with FaultyServer(echo, Plan(latency=0.15)) as server:
+    with FaultyServer(echo) as server:
+        server.limit = 20  # there is work left when the kill comes
         child = subprocess.Popen(
             [sys.executable, "-c", _CHILD, server.url, str(ask.store)], stdout=subprocess.PIPE, text=True
         )
         seen = [int(child.stdout.readline()) for _ in range(8)]
         child.kill()
         child.wait()
-        before = len(server.log)
+        before, server.limit = len(server.log), math.inf
         assert len(seen) == 8 and before < 30
         answers = ask(server, PROBLEMS, concurrency=4)
         assert sorted(answers) == list(range(30))

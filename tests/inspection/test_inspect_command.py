@@ -255,7 +255,7 @@ def test_a_manifest_that_cannot_be_used_is_no_obstacle(build, manifest, warning)
 
 def test_a_reader_that_goes_away_is_no_error(build):
     command = f"{sys.executable} -m igascale data inspect {build} --limit 24 | head -n 2"
-    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=240)
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == ""
 
@@ -263,10 +263,10 @@ def test_a_reader_that_goes_away_is_no_error(build):
 def test_a_large_file_is_never_in_memory(tmp_path):
     """Twenty times the file costs next to nothing more: the peak of a process that samples it."""
     code = (
-        "import resource, sys\nfrom pathlib import Path\n"
+        "import re, sys\nfrom pathlib import Path\n"
         "from igascale.isomers.inspection.browse import Selection, Wanted\n"
         "assert len(list(Selection(Path(sys.argv[1]), Wanted(sample=3)))) == 3\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
     peaks = []
     for count in (100, 2000):
@@ -277,7 +277,8 @@ def test_a_large_file_is_never_in_memory(tmp_path):
         )
         peaks.append(int(done.stdout))
     assert (tmp_path / "2000.jsonl").stat().st_size > 20e6
-    assert peaks[1] - peaks[0] < 6_000  # KiB; the ids that must be unique are kept, the groups are not
+    # KiB, of the process itself: ru_maxrss would begin with what this one has.
+    assert peaks[1] - peaks[0] < 6_000  # the ids that must be unique are kept, the groups are not
 
 
 def test_selection_reads_no_further_than_it_must(tmp_path, groups):

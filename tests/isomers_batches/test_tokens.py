@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import time
 from dataclasses import replace
@@ -75,7 +76,9 @@ def sets(draw):
     return groups, tuple(wanted), draw(st.integers(1, 60)), draw(st.booleans())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(sets())
 def test_the_cache_holds_what_encode_groups_makes(tmp_path, case):
     groups, wanted, max_length, template = case
@@ -381,14 +384,14 @@ def test_what_killed_processes_left_is_swept(source):
     assert not old.exists() and young.exists()
 
 
-def build(source, delay, pipe):
-    """In a process of its own: open the tokens, making them slowly; sends how often they were made, and their number."""
+def build(source, pipe):
+    """In a process of its own: open the tokens, making them when it is told to; sends how often they were made, and their number."""
     real, made = cache.write_tokens, []
 
     def slowly(*arguments):
         made.append(1)
         pipe.send("making")
-        time.sleep(delay)
+        pipe.recv()
         real(*arguments)
 
     cache.write_tokens = slowly
@@ -396,30 +399,33 @@ def build(source, delay, pipe):
     pipe.send((len(made), tokens.num_tokens))
 
 
-def builder(source, delay):
+def builder(source):
     """Forked: to import everything anew takes longer than the test."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
-    process = context.Process(target=build, args=(source, delay, theirs))
+    process = context.Process(target=build, args=(source, theirs))
     process.start()
     return process, mine
 
 
 def test_of_three_processes_at_once_one_makes_it(source):
-    all_three = [builder(source, 0.5) for _ in range(3)]
+    all_three = [builder(source) for _ in range(3)]
+    (making,) = multiprocessing.connection.wait([pipe for _, pipe in all_three])
+    time.sleep(0.3)  # for the others to come to it too
+    making.send("go on")
     results = []
     for process, pipe in all_three:
         while (result := pipe.recv()) == "making":
             pass
         results.append(result)
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 0
     assert sorted(made for made, _ in results) == [0, 0, 1]
     assert len({tokens for _, tokens in results}) == 1
 
 
 def test_the_next_one_takes_over_from_a_killed_one(source, heard):
-    process, pipe = builder(source, 60)
+    process, pipe = builder(source)
     assert pipe.recv() == "making"
     process.kill()
     process.join()
@@ -429,9 +435,15 @@ def test_the_next_one_takes_over_from_a_killed_one(source, heard):
 
 
 def test_waiting_for_another_process_is_a_sign_of_life(source, heard):
-    process, pipe = builder(source, 0.5)
+    process, pipe = builder(source)
     assert pipe.recv() == "making"
-    open_tokens(source, tiny_tokenizer(), heard.listener)
+
+    def beat(*call):
+        heard.calls.append(call)
+        if len(heard.calls) == 3:
+            pipe.send("go on")
+
+    open_tokens(source, tiny_tokenizer(), Listener(heard.lines.append, beat))
     process.join()
     assert len(heard.calls) > 2
     assert set(heard.calls) == {(source, 0, 0)}

@@ -69,7 +69,7 @@ def test_leave_does_what_is_left_to_do_at_exit(ranks):
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
     done = subprocess.run(
-        command, env=environment() | {"WORLD_SIZE": ranks}, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment() | {"WORLD_SIZE": ranks}, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 7, done.stderr
     assert done.stdout.split("\n")[:2] == ["before", "at exit"]

@@ -48,6 +48,7 @@ def test_every_figure_is_one_that_plotly_knows(drawn):
 @needs_browser
 def test_png_files_are_drawn(drawn, monkeypatch):
     pytest.importorskip("kaleido")
+    monkeypatch.setattr(images, "_PATIENCE", 300)
     some = [f for f in drawn if f.name in ("accuracy", "atlas-iga")]
     files, problem = images.draw(some)
     assert problem == "" and files.keys() == {"accuracy", "atlas-iga"}

@@ -119,7 +119,7 @@ def wait(page, condition, scroll=False):
         else ""
     )
     done = page.evaluate(
-        f"(async () => {{ let i = 0; for (let t = 0; t < 200; t++) {{ if ({condition}) return true; {step} await new Promise((r) => setTimeout(r, 30)); }} return false; }})()"
+        f"(async () => {{ let i = 0; for (let t = 0; t < 4000; t++) {{ if ({condition}) return true; {step} await new Promise((r) => setTimeout(r, 30)); }} return false; }})()"
     )
     assert done, f"waited for {condition}"
 

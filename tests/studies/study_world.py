@@ -25,6 +25,7 @@ from igascale.studies.jobs import FINISHED, Job
 from runs import prepare
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
 
 
 def world(folder: Path) -> Path:
@@ -46,19 +47,19 @@ def write_study(folder: Path, **keys: Any) -> Path:
     return path
 
 
-def start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """``igascale ARGUMENTS`` as a user starts it."""
+def start(*arguments: str, log: Path, hold: Path | None = None) -> subprocess.Popen[bytes]:
+    """``igascale ARGUMENTS`` as a user starts it; ``hold``: see ``held_hooks.py``."""
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "igascale", *arguments],
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **ENVIRONMENT, "COLUMNS": "200", **({"HOLD": str(hold)} if hold else {})},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
 
 
-def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 240.0) -> None:
     """Wait for something to be so."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -11,7 +11,7 @@ from fractions import Fraction
 import pytest
 
 from igascale.evaluation.benchmarks import BenchmarkItem
-from igascale.evaluation.tasks import find
+from igascale.evaluation.tasks import _symbolic, find
 from igascale.evaluation.tasks._formulas import expression
 from igascale.evaluation.tasks._symbolic import Comparer
 from igascale.evaluation.tasks._tokens import NAMES, Unreadable
@@ -259,7 +259,8 @@ def test_every_name_is_known_to_the_worker(comparer):
 
 
 @pytest.mark.parametrize("hanging", ["9**9**9**9", r"((((99999999!)!)!)!)"])
-def test_a_formula_that_does_not_end_is_ended_and_the_next_is_compared(hanging):
+def test_a_formula_that_does_not_end_is_ended_and_the_next_is_compared(hanging, monkeypatch):
+    monkeypatch.setattr(_symbolic, "_PATIENCE", 600)  # so that it is the processor time that ends it, on any machine
     comparer = Comparer(seconds=1)
     try:
         one = expression("x+x")
@@ -267,7 +268,7 @@ def test_a_formula_that_does_not_end_is_ended_and_the_next_is_compared(hanging):
         before = comparer._process.pid
         started = time.monotonic()
         assert comparer.equivalent(expression(hanging), one) is None
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 300
         assert comparer.equivalent(one, expression("3x")) is False
         assert comparer._process.pid != before
     finally:

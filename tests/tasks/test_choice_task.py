@@ -289,7 +289,7 @@ def test_hidden_answers_and_chance():
     "piece", ["rain. ", "A or ", "answer is ", "Answer: ", "\\text{", "$", "(", "B. ", "**", "\\boxed{"]
 )
 def test_a_long_text_of_one_thing_does_not_hang(piece):
-    started = time.monotonic()
+    started = time.process_time()
     for text in (piece * 20_000, "Answer: " + piece * 20_000):
         chosen(text, OPTIONS)
-    assert time.monotonic() - started < 60  # it was minutes, of what grows with the square
+    assert time.process_time() - started < 60  # it was minutes, of what grows with the square

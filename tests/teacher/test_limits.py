@@ -54,7 +54,7 @@ def test_one_request_always_may_go():
             limit.refused(await acquired(limit), None)
             limit.release()
         assert limit.limit == 1.0
-        await asyncio.wait_for(limit.acquire(), 1)
+        await asyncio.wait_for(limit.acquire(), 60)
 
     asyncio.run(scenario())
 
@@ -100,7 +100,7 @@ def test_those_who_are_cancelled_keep_no_turn():
         await asyncio.gather(*tasks, return_exceptions=True)
         assert limit.in_flight == 0
         for _ in range(3):
-            await asyncio.wait_for(limit.acquire(), 1)
+            await asyncio.wait_for(limit.acquire(), 60)
 
     asyncio.run(scenario())
 
@@ -111,10 +111,11 @@ def test_retry_after_silences_everybody():
         at = await acquired(limit)
         limit.refused(at, 0.3)
         limit.release()
-        assert 0.2 < limit.paused <= 0.3
-        began = time.monotonic()
+        assert limit.paused <= 0.3
         await asyncio.gather(limit.acquire(), limit.acquire())
-        assert time.monotonic() - began >= 0.29
+        assert time.monotonic() - at >= 0.3
+        limit.refused(at, 900)
+        assert 600 < limit.paused <= 900
 
     asyncio.run(scenario())
 
@@ -142,7 +143,7 @@ def test_the_budget_holds_what_is_spent_and_what_is_under_way(store):
         assert paid == Spent(1, 1, input_tokens=1000, output_tokens=100, cost=0.002)
         store.settle("s", paid, first.number)
         spending.settled(first, paid)
-        third = await asyncio.wait_for(waiting, 1)
+        third = await asyncio.wait_for(waiting, 60)
         for ticket in (second, third):
             lost = Spent(1, lost=1, lost_cost=ticket.reserved)
             store.settle("s", lost, ticket.number)

@@ -32,7 +32,7 @@ def served(tmp_path):
 def build_of_two(folder, model, url):
     """The rejections of a whole build, which accepts nothing."""
     write_seeds(folder / "seeds.jsonl", [Seed("one", "What is two and two?"), Seed("two", "Who is older than Ann?")])
-    options = ["--max-tokens", "8", "--concurrency", "2", "--regenerate", "1", "--max-retries", "2", "--timeout", "60"]
+    options = ["--max-tokens", "8", "--concurrency", "2", "--regenerate", "1", "--max-retries", "2", "--timeout", "300"]
     where = ["--out", str(folder / "built"), "--model", model, "--base-url", url]
     result = CliRunner().invoke(main, ["data", "build", str(folder / "seeds.jsonl"), *where, *options])
     print(result.output)
@@ -52,7 +52,7 @@ def test_garbage_is_told_from_answers(served, tmp_path, monkeypatch):
             "base_url": url,
             "max_tokens": 8,
             "concurrency": 2,
-            "timeout": 60,
+            "timeout": 300,
             "attempts": 2,
             "max_retries": 2,
             "backoff": 0.1,

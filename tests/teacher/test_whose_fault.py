@@ -16,7 +16,7 @@ from igascale.isomers.teacher.store import Store
 from igascale.isomers.teacher.teacher import Answer, BadAnswer, TeacherDown
 
 from faulty_server import Fail, FaultyServer, Plan
-from teacher_rig import KEY, Rig, echo, question, texts
+from teacher_rig import KEY, Rig, echo, question, texts, until
 
 
 @pytest.fixture(autouse=True)
@@ -264,7 +264,7 @@ def test_a_gateway_that_lost_patience_may_have_cost_something(rig, status):
 
 def test_an_outage_is_waited_for_with_one_request_at_a_time(rig):
     faults = [None] * 8 + ["500"] * 40
-    with FaultyServer(echo, Plan(faults, latency=0.01)) as server:
+    with FaultyServer(echo, Plan(faults)) as server:
         answers = rig.ask(server, *map(question, range(40)), concurrency=4, max_retries=2, backoff_cap=0.02)
         assert texts(answers) == [f"question {i}" for i in range(40)], "nobody is blamed for it"
         assert sum("answers nobody" in line for line in rig.said) == 1
@@ -279,6 +279,21 @@ def test_an_outage_that_does_not_end_ends_the_build(rig):
         assert len(server.log) < 8 + 4 * 3 + 60
 
 
+def test_what_was_under_way_when_the_build_ended_is_not_to_blame(rig):
+    async def scenario(teacher):
+        await teacher.ask(question(0))
+        asked = [asyncio.create_task(teacher.ask(question(i))) for i in (1, 2)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        server.limit = 3  # the other one fails when the first is gone: one of the last, as it seems
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with FaultyServer(echo, Plan([None, "500", "500"])) as server:
+        server.limit = 2
+        downs = rig.run(server, scenario, concurrency=2, max_retries=0, outage=0)
+        assert [type(down) for down in downs] == [TeacherDown, TeacherDown], downs
+        assert rig.failures == {("extract", "5xx"): 2}
+
+
 def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
     def answerer(messages, body):
         if messages[-1]["content"] in ("question 0", "question 1"):
@@ -287,6 +302,7 @@ def test_requests_that_always_fail_do_not_keep_a_build_from_its_end(rig):
 
     with FaultyServer(answerer) as server:
         quick = {"max_retries": 1, "backoff": 0.001}
+        rig.ask(server, *map(question, range(2, 6)), **quick)  # the server is known to answer, whoever is the first now
         assert len(texts(rig.ask(server, *map(question, range(6)), **quick))) == 6
         for _ in range(4):
             for bad in rig.ask(server, question(0), question(1), **quick):
@@ -347,17 +363,17 @@ def test_a_server_that_is_down_when_a_build_goes_on_is_no_requests_fault(rig):
 def test_closing_does_not_wait_for_a_pause(rig):
     async def scenario(teacher):
         asked = [asyncio.create_task(teacher.ask(question(i))) for i in range(12)]
-        await asyncio.sleep(0.3)
+        await until(lambda: teacher.retries.total() == 4)
         began = asyncio.get_running_loop().time()
-        await teacher.close(wait=20)
+        await teacher.close(wait=600)
         results = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(result, UserError) for result in results)
         return asyncio.get_running_loop().time() - began
 
-    with FaultyServer(echo, Plan(["429_retry"] * 100, retry_after=60)) as server:
-        assert rig.run(server, scenario, concurrency=4) < 2 and len(server.log) == 4
+    with FaultyServer(echo, Plan(["429_retry"] * 100, retry_after=900)) as server:
+        assert rig.run(server, scenario, concurrency=4) < 60 and len(server.log) == 4
     with FaultyServer(echo, Plan(["500"] * 100)) as server:
-        assert rig.run(server, scenario, concurrency=4, backoff=60, backoff_cap=60) < 2
+        assert rig.run(server, scenario, concurrency=4, backoff=1e5, backoff_cap=1e5) < 60
 
 
 def test_a_server_that_ignores_max_tokens_does_not_overrun_the_budget_for_long(rig):
@@ -373,12 +389,16 @@ def test_a_server_that_ignores_max_tokens_does_not_overrun_the_budget_for_long(r
 
 def test_what_waits_for_its_share_of_the_budget_is_not_sent_by_a_build_that_is_closing(rig):
     async def scenario(teacher):
+        server.limit = 0
         asked = [asyncio.create_task(teacher.ask(question(i))) for i in range(2)]
-        await asyncio.sleep(0.2)
-        await teacher.close(wait=10)
+        await until(lambda: server.received == 1)
+        closing = asyncio.create_task(teacher.close(wait=120))
+        await asyncio.sleep(0)
+        server.limit = 1
+        await closing
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    with FaultyServer(echo, Plan(latency=0.6)) as server:
+    with FaultyServer(echo) as server:
         prices = {"input_price": 0.001, "output_price": 10.0, "max_tokens": 100, "budget": 0.0015}
         first, second = rig.run(server, scenario, **prices)
         assert isinstance(first, Answer) and "being closed" in str(second)

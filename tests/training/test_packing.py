@@ -289,7 +289,7 @@ def test_two_ranks(tmp_path):
         out = tmp_path / packing
         command = [sys.executable, "-m", "igascale", "launch", str(path), "-n", "2", f"output_dir={out}", *common]
         command += [f"train.packing={packing}", f"model.activation_checkpointing={checkpointing}"]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         adapters[packing] = load_file(out / "adapter" / "adapter_model.safetensors")
         shown[packing] = done.stdout

@@ -8,25 +8,29 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from igascale import status
 
+from launching import gone
 from runs import prepare
 
 OPTIONS = (
     *("--method", "erm-sft", "--by", "in-domain", "--trials", "2", "--stops", "2"),
     *(
-        "train.max_steps=20",
+        "hook.name=held_hooks:HeldMean",
         "checkpoint.every=1",
         "engine.threads=1",
     ),  # more threads wait for each other on a busy machine
 )
-LIMIT = 240  # seconds
+LIMIT = 600  # seconds
+ROOT = Path(__file__).parents[2]
 
 
-def command(path, out):
-    return [sys.executable, "-m", "igascale", "tune", str(path), "--out", str(out), *OPTIONS]
+def command(path, out, steps):
+    where = ("--out", str(out), f"train.max_steps={steps}")
+    return [sys.executable, "-m", "igascale", "tune", str(path), *where, *OPTIONS]
 
 
 @pytest.fixture
@@ -34,10 +38,11 @@ def start():
     """Starts a search; none is left behind."""
     started = []
 
-    def begin(path, out):
+    def begin(path, out, steps=20, hold=None):
         process = subprocess.Popen(
-            command(path, out),
-            cwd=Path(__file__).parents[2],
+            command(path, out, steps),
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")} | ({"HOLD": str(hold)} if hold else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -71,16 +76,23 @@ def test_killed_while_training_and_between_trials(tmp_path, start):
     path = prepare(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(path, whole)
-    search = start(path, killed)
+    hold = tmp_path / "hold"
+    hold.touch()
+    search = start(path, killed, hold=hold)
     run = killed / "trials" / "erm-sft" / "000" / "in-domain"
-    wait_for(lambda: len(list((run / "checkpoints").glob("step-*"))) >= 1)
+    wait_for(lambda: hold.with_suffix(".reached").exists() and list((run / "checkpoints").glob("step-*")))
+    training = psutil.Process(search.pid).children(recursive=True)
     search.kill()
     search.wait()
-    assert not (killed / "trials.jsonl").exists()
-    again = start(path, killed)
+    assert training and not (killed / "trials.jsonl").exists()
+    hold.unlink()
+    wait_for(lambda: all(map(gone, training)))
+    hold.touch()  # for the second trial; the first is past it
+    again = start(path, killed, hold=hold)
     wait_for(lambda: (killed / "trials.jsonl").exists())
     again.send_signal(signal.SIGKILL)
     again.wait()
+    hold.unlink()
     last = start(path, killed)
     told, _ = last.communicate(timeout=LIMIT)
     assert last.returncode == 0, told
@@ -97,7 +109,7 @@ def test_killed_while_training_and_between_trials(tmp_path, start):
 @pytest.mark.slow
 def test_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path, start):
     path, out = prepare(tmp_path), tmp_path / "t"
-    search = start(path, out)
+    search = start(path, out, steps=2000)
     run = out / "trials" / "erm-sft" / "000" / "in-domain"
     wait_for(lambda: len(list((run / "checkpoints").glob("step-*"))) >= 1)
     os.kill(search.pid, signal.SIGINT)

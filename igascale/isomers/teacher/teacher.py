@@ -430,7 +430,9 @@ class Teacher:
         Raises:
             BadAnswer: the request is at fault, or one of the last, which another run can ask as well.
             TeacherDown: nobody was answered for too long.
+            UserError: nothing is sent any more; then a request that fails is not to blame, though few others are left.
         """
+        self._check_stop()
         luck.failed(away.cause, self._answered)
         few = away.cause == "timeout" or (away.cause == "connection" and not self._answered)
         patience = min(4, self.settings.max_retries) if few else self.settings.max_retries
