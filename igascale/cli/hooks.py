@@ -156,7 +156,7 @@ def _list() -> None:
     from rich.text import Text
 
     from igascale import hooks
-    from igascale.hooks._lookup import distribution
+    from igascale.plugins import distribution
 
     console = _console()
     built_in = hooks.available()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from igascale.evaluation.benchmarks.base import Benchmark
-from igascale.evaluation.plugins import Plugins
+from igascale.plugins import Plugins
 
 #: A distribution offers its own under this group in ``pyproject.toml``: ``my_benchmark = "my_package:MyBenchmark"``.
 GROUP = "igascale.benchmarks"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from igascale.evaluation.plugins import Plugins
 from igascale.evaluation.tasks.base import Task
+from igascale.plugins import Plugins
 
 #: A distribution offers its own under this group in ``pyproject.toml``: ``my_benchmark = "my_package:MyTask"``.
 GROUP = "igascale.tasks"
