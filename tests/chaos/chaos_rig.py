@@ -16,7 +16,9 @@ from chaos_plan import CHECKPOINT_EVERY, STEPS
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parent
 HEARTBEAT_TIMEOUT = 15.0  # of the runs, seconds; the default is longer, and every cut would take as long
-START_TIMEOUT = 90.0  # seconds for all ranks to arrive; a start takes about a fifth of it on two cores that are not busy
+START_TIMEOUT = (
+    90.0  # seconds for all ranks to arrive; a start takes about a fifth of it on two cores that are not busy
+)
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
