@@ -43,8 +43,11 @@ class Started:
     def wait_for_steps(self, count: int, timeout: float = 600) -> None:
         """Until the run has logged so many steps."""
         deadline = time.monotonic() + timeout
-        while len(steps(self.run)) < count:
-            assert self.process.poll() is None, self.process.communicate()
+        while True:
+            ended = self.process.poll() is not None  # looked at first: its last steps are there then
+            if len(steps(self.run)) >= count:
+                return
+            assert not ended, self.process.communicate()
             if time.monotonic() > deadline:
                 self.process.kill()
                 raise AssertionError(("no progress", self.process.communicate()))
