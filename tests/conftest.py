@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 # Tokens are kept for this session, and in its worker processes, but never in the home of whoever runs the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="igascale-test-cache-")
 os.environ["IGASCALE_CACHE"] = _CACHE.name
