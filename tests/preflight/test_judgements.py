@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from igascale.launchers.base import free_port
 from igascale.preflight import devices, disk, files, limits, link, network, port, reach, versions
 from igascale.preflight.conversation import NoAnswer
 from igascale.preflight.examine import Examination, Plan
@@ -207,8 +208,8 @@ def test_versions_of_one_host_without_an_extra():
 
 
 def test_the_port_is_free_again_after_the_check():
-    held = port.hold(0)
-    number = port._held[0].getsockname()[1]
+    number = free_port()
+    held = port.hold(number)
     assert held["problem"] is None and port.reach("127.0.0.1", number) is None
     assert port.hold(number)["problem"]
     port.release()

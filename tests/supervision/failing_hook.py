@@ -69,7 +69,7 @@ class Failing(Mean):
         raise ValueError("no such domain")
 
     def crawls(self):
-        time.sleep(0.8)
+        time.sleep(2.0)
 
     def leaves(self):
         os._exit(3)

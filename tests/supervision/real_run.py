@@ -81,12 +81,17 @@ class RealRun:
     def until_step(self, step: int, seconds: float = 600) -> None:
         """Wait until so many steps are recorded."""
         self.find_ranks(seconds)
-        metrics, deadline = self.folder / "metrics.jsonl", time.monotonic() + seconds
-        while not (metrics.is_file() and metrics.read_text().count('"kind": "train"') >= step):
+        deadline = time.monotonic() + seconds
+        while self.steps() < step:
             assert self.process.poll() is None, self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.05)
         self.look()
+
+    def steps(self) -> int:
+        """How many are recorded."""
+        metrics = self.folder / "metrics.jsonl"
+        return metrics.read_text().count('"kind": "train"') if metrics.is_file() else 0
 
     def signal(self, rank: int, signum: int) -> None:
         os.kill(self.pids[rank], signum)

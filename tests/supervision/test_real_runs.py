@@ -123,7 +123,8 @@ def test_out_of_memory_in_the_hook(config, tmp_path):
 
 def test_slow_rank_is_named_once(config, tmp_path):
     with RealRun("torchrun", config, tmp_path / "run", *hook("crawls", at=1)) as run:
-        run.until_step(10)
+        run.until_said("is slow")
+        run.until_step(run.steps() + 3)
         warnings = [line for line in run.text().splitlines() if "is slow" in line]
         assert len(warnings) == 1
         assert f"rank 1 ({HOST}, pid {run.pids[1]}) is slow" in warnings[0]
