@@ -173,7 +173,9 @@ def test_selections_that_runners_cannot_start():
 SHELL = st.text(st.sampled_from("ab=[],{}'\"\\$`%!*?;&|<>() ~#"), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(SHELL, min_size=1, max_size=4))
 def test_arguments_arrive_through_pdsh_and_a_shell(tmp_path, arguments):
     """A real pdsh runs what the runner hands to it; a fake ssh runs that in a shell, as a real one does on the other side."""
