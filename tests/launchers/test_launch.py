@@ -222,6 +222,24 @@ def test_a_user_error_of_the_ranks_is_one_line_and_leaves_no_folder(base, tmp_pa
     assert not run.exists()
 
 
+def test_a_rank_that_is_late_leaves_no_folder_of_a_refused_start_behind(base, tmp_path):
+    """Its log would begin when rank 0 has removed the folder, and it has not heard yet that all is over."""
+    (tmp_path / "late_log.py").write_text(
+        "import os, time\n"
+        "from igascale import logs\n"
+        "from igascale.hooks.mean import Mean as Rule\n"
+        "from igascale.supervision.rank import RankLifeline\n"
+        "def late(function, seconds):\n"
+        "    return lambda *arguments: time.sleep(seconds) or function(*arguments)\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    RankLifeline._abort, logs.redirect = late(RankLifeline._abort, 5), late(logs.redirect, 3)\n"
+    )
+    run, words = tmp_path / "run", ("-n", "2", "--backend", "local", "lora.target_modules=[q_prj]")
+    done = igascale("launch", str(base), *words, "hook.name=late_log:Rule", f"output_dir={run}", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not run.exists()
+
+
 STATUS = RankStatus(0, "node1", 42, 3, 10, "stepping", 1.25, 4.5, 0.4, 0.2, None)
 
 

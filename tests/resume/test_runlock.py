@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -196,6 +197,28 @@ def test_a_start_that_died_at_once_can_be_tried_again(tmp_path, left):
     assert runfolder.check_start(config, "auto") is None
     assert runfolder.open_run(config, "auto", _Alone()) is None
     assert (folder / runfolder.ENVIRONMENT).is_file()
+
+
+def test_a_refused_start_takes_the_launchers_own_account_along(tmp_path, monkeypatch):
+    """Even a line of it that comes in the midst of that."""
+    folder, rmdir = tmp_path / "run", Path.rmdir
+    (folder / "logs").mkdir(parents=True)
+    for name in ("config.yaml", runlock.LOCK, "logs/rank-0001.log", "logs/launcher.log"):
+        (folder / name).touch()
+    (folder / "logs" / "mine").touch()
+    runfolder.withdraw(folder)
+    assert (folder / "config.yaml").exists()  # with something else in it, it is left alone
+    (folder / "logs" / "mine").unlink()
+    late = [folder / "logs" / "launcher.log"]
+
+    def interrupted(path):
+        if late:
+            late.pop().touch()
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", interrupted)
+    runfolder.withdraw(folder)
+    assert not folder.exists()
 
 
 class _Alone:
