@@ -15,7 +15,7 @@ WORKERS = Path(__file__).parent / "distributed"
 REPOSITORY = Path(__file__).parents[1]
 
 
-def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: float = 1200) -> None:
+def launch(launcher: str, ranks: int, script: str, *arguments: str, timeout: float = 600) -> None:
     """Run ``tests/distributed/script`` on ``ranks`` processes; fail with its output where it fails."""
     command = {
         "deepspeed": [
@@ -53,7 +53,7 @@ def interrupt_when_training(run: Path, *arguments: str) -> tuple[int, str]:
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 600
+        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 240
         while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
             assert process.poll() is None, process.communicate()
             if time.monotonic() > deadline:
@@ -61,7 +61,7 @@ def interrupt_when_training(run: Path, *arguments: str) -> tuple[int, str]:
                 raise AssertionError(("no progress", process.communicate()))
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=300)
+        _, error = process.communicate(timeout=240)
     return process.returncode, error
 
 
@@ -76,7 +76,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def igascale(*arguments: str, cwd: Path | None = None, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+def igascale(*arguments: str, cwd: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "igascale", *arguments],
