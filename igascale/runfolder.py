@@ -11,6 +11,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,13 +62,21 @@ def withdraw(folder: Path) -> None:
     """
     names = ("config.yaml", ENVIRONMENT, STATUS, runlock.LOCK)
     with _withdrawing:  # the lifeline's thread, which sees the other ranks go, may come here together with the main one
-        ours = [*(folder / name for name in names if (folder / name).exists()), *(folder / "logs").glob("rank-*.log")]
-        if folder.is_dir() and sorted(p for p in folder.rglob("*") if p != folder / "logs") == sorted(ours):
+        for _ in range(10):
+            ours = [
+                *(folder / name for name in names if (folder / name).exists()),
+                *(folder / "logs").glob("rank-*.log"),
+            ]
+            ours += (folder / "logs").glob("launcher.log")
+            if not folder.is_dir() or sorted(p for p in folder.rglob("*") if p != folder / "logs") != sorted(ours):
+                return
             for path in ours:
                 path.unlink()
-            if (folder / "logs").is_dir():
-                (folder / "logs").rmdir()
-            folder.rmdir()
+            with suppress(OSError):  # the launcher has added a line meanwhile
+                if (folder / "logs").is_dir():
+                    (folder / "logs").rmdir()
+                folder.rmdir()
+                return
 
 
 def record(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from igascale.files import write_atomically
 from igascale.wandb_sender import GAVE_UP, IDENTITY
 
 GRACE = 15.0  # seconds that the end of a run waits for what is still to be sent
+_STUCK = 2.0  # seconds more for a sender that does not keep to them
 _ROOM = 20_000  # lines kept for a sender that is slower than the run
 
 
@@ -69,7 +70,7 @@ class WandbBoard:
 
     def close(self) -> None:
         """Wait ``grace`` seconds for the sender to finish; what is then not sent stays in the run folder."""
-        deadline = time.monotonic() + self.grace + 2  # the sender keeps the clock; this is for one that is stuck
+        deadline = time.monotonic() + self.grace + _STUCK  # the sender keeps the clock itself
         with suppress(queue.Full):
             self._lines.put(None, timeout=self.grace)
         try:
@@ -77,7 +78,7 @@ class WandbBoard:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        self._listener.join(1)
+        self._listener.join(_STUCK)
         if self.dropped or status not in (0, GAVE_UP):
             _warn("not every record was sent; metrics.jsonl has them all")
 

@@ -6,14 +6,20 @@ watches and ends them is :mod:`igascale.launching`.
 
 from __future__ import annotations
 
+import errno
+import random
 import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 #: What each rank runs in front of ``spec.module``; naming the interpreter makes sure that it is the one igascale is in.
 PYTHON = (sys.executable, "-u")
+#: Where Linux says which ports outgoing connections get; and what it says unless it was told otherwise.
+_OUTGOING, _OUTGOING_DEFAULT = Path("/proc/sys/net/ipv4/ip_local_port_range"), "32768 60999"
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,14 @@ def export_lines(variables: Mapping[str, str]) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that is free on this host now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that is free on this host now, and that the system gives to nobody by itself.
+
+    Outgoing connections have ports of a range of their own. Ranks open many: one could get this port before the run listens there.
+    """
+    first, last = map(int, (_OUTGOING.read_text() if _OUTGOING.is_file() else _OUTGOING_DEFAULT).split())
+    allowed = [*range(10_000, first), *range(last + 1, 65_536)]
+    for port in (*random.SystemRandom().sample(allowed, min(len(allowed), 100)), 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return int(probe.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, "no port is free")

@@ -86,6 +86,7 @@ def command(
     lifeline.own_log = logs.redirect(comm.rank, comm.world_size, os.environ)
     lifeline.cleanup = lambda: runfolder.abandon(run_config, start, comm)
     try:
+        comm.gather_objects(lifeline.own_log)  # a start that is refused removes the folder: no log may begin after that
         lifeline.pulse("loading the model")
         student = assemble.build_student(run_config, device)
         if comm.rank == 0:

@@ -20,6 +20,8 @@ GRACE = 15.0
 AFTER_VERDICT = 6.0
 #: Seconds after a command's failure in which the ranks may still say what it was.
 HEARSAY = 3.0
+#: Seconds for the Monitor to read what ranks said whose processes have ended.
+LAST_WORDS = 10.0
 _TICK = 0.1
 
 
@@ -103,6 +105,7 @@ class Attempt:
             self._wait(children)
         finally:
             children.end(0)
+        self._hear_out()
         return self._conclude(children.statuses)
 
     def _hear(self, line: str, is_error: bool) -> None:
@@ -116,6 +119,14 @@ class Attempt:
         """Whether every rank has said goodbye."""
         ranks = self.monitor.ranks.values() if self.monitor else ()
         return len(ranks) == self.world_size and all(status.ended is not None for status in ranks)
+
+    def _hear_out(self) -> None:
+        """What was started has ended; on a machine that stood still the Monitor may not have read yet what it said last."""
+        deadline = time.monotonic() + LAST_WORDS
+        while self.monitor is not None and self.monitor.verdict is None and self.monitor.connected:
+            if time.monotonic() > deadline:  # ranks of other hosts, which live on
+                return
+            time.sleep(0.02)
 
     def _wait(self, children: Children) -> None:
         """Until every child has ended, or has had its time to."""

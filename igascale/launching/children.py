@@ -22,6 +22,9 @@ _NOISE = re.compile(
     r"^(\S+: )?\[[-0-9 :,]+\] (\[INFO\] \[(launch|runner|multinode_runner)|\[\w+\] \[real_accelerator)\.py"
 )
 
+#: Seconds for what ended processes have printed to be read; what somebody else keeps open is not waited for any longer.
+_LAST_LINES = 10.0
+
 
 class Children:
     """The commands of one attempt.
@@ -95,8 +98,9 @@ class Children:
                 child.kill()
         for process in self.processes:
             process.wait()
+        deadline = time.monotonic() + _LAST_LINES
         for reader in self._readers:
-            reader.join(2)
+            reader.join(max(0.0, deadline - time.monotonic()))
 
     def _left(self) -> list[psutil.Process]:
         """Descendants that run; :mod:`psutil` compares the start time, so a process id used again is not taken for ours."""

@@ -146,7 +146,7 @@ class Conversation:
 
     def _explain_end(self) -> NoAnswer:
         status = self._process.wait()
-        self._readers[1].join(2)
+        self._readers[1].join(10)  # what it said is all there, unless something else keeps its stderr open
         said = "".join(self._errors)
         if self._remote and status == 255:
             told = ssh.explain(subprocess.CompletedProcess([], status, "", said), self.host)

@@ -43,7 +43,7 @@ def judge_shells(seconds: Mapping[str, float]) -> list[Finding]:
     told = ", ".join(f"{host} {value:.2f} s" for host, value in seconds.items())
     if max(seconds.values()) > SLOW_SHELL:
         slow = ", ".join(host for host, value in seconds.items() if value > SLOW_SHELL)
-        return [warned("ssh", told, f"look at the login scripts, and at UseDNS in sshd_config, on {slow}")]
+        return [warned("ssh", told, f"slow: look at the login scripts, and at UseDNS in sshd_config, on {slow}")]
     return [passed("ssh", told)]
 
 

@@ -21,7 +21,7 @@ def test_short_campaign(tmp_path):
         [*command, "--out", str(tmp_path / "chaos.json"), "--work", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=3600,
         check=False,
     )
     print(done.stdout)

@@ -31,7 +31,7 @@ def told(tmp_path_factory):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -155,7 +155,7 @@ def late(monkeypatch):
 
     def write(folder, files):
         if threading.current_thread() is not threading.main_thread():
-            go_on.wait(60)
+            go_on.wait(600)
             time.sleep(0.2)
         write_files(folder, files)
 

@@ -55,7 +55,7 @@ def two_ranks(prepared):
     out = prepared.parent / "two"
     out.mkdir()
     (out / "cases.json").write_text(json.dumps({k: [*SHARED, *v] for k, v in CASES.items()}))
-    launch("torchrun", 2, "worker_cases.py", str(prepared.parent), str(out), str(out / "cases.json"), timeout=600)
+    launch("torchrun", 2, "worker_cases.py", str(prepared.parent), str(out), str(out / "cases.json"), timeout=1800)
     return {case: torch.load(out / f"{case}.pt") for case in CASES}
 
 

@@ -85,7 +85,10 @@ class Host:
         )
 
     def processes(self) -> dict[int, str]:
-        """Pid and command line of all that runs in this network but the holder; dead but unburied ones are left out."""
+        """Pid and command line of all that runs in this network but the holder; dead but unburied ones are left out.
+
+        In the middle of an exec a process has no command line for a moment, and still runs.
+        """
         network = os.stat(f"/proc/{self.holder}/ns/net").st_ino
         found = {}
         for entry in Path("/proc").iterdir():
@@ -93,7 +96,8 @@ class Host:
                 with suppress(OSError):
                     if os.stat(entry / "ns" / "net").st_ino == network:
                         command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        if command:  # a zombie has none
+                        state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                        if command or state not in "ZX":
                             found[int(entry.name)] = command.strip()
         return found
 
@@ -101,12 +105,12 @@ class Host:
         """End all that runs here; the namespaces go with it."""
         assert self._holder.stdin is not None
         self._holder.stdin.close()
-        self._holder.wait(30)
+        self._holder.wait(120)
 
 
 def wait_for(condition: Callable[[], object], what: str, needs: subprocess.Popen[bytes] | None = None) -> None:
-    """Return when the condition holds; fail when it does not within half a minute, or ``needs`` has ended."""
-    deadline = time.monotonic() + 30
+    """Return when the condition holds; fail when it does not within five minutes, or ``needs`` has ended."""
+    deadline = time.monotonic() + 300
     while not condition():
         ended = needs is not None and needs.poll() is not None
         assert not ended and time.monotonic() < deadline, f"{what}: did not come"

@@ -87,7 +87,7 @@ class SlurmCluster:
         """What a user's terminal has."""
         return environment() | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def run(self, *argv: str, cwd: Path | str = "/", timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, cwd: Path | str = "/", timeout: float = 1200) -> subprocess.CompletedProcess[str]:
         """Run a command on the node's terminal."""
         return self.host.run(*argv, cwd=cwd, env=self.environment(), timeout=timeout)
 
@@ -104,8 +104,15 @@ class SlurmCluster:
         return int(self._field(job, "Restarts"))
 
     def _field(self, job: str, name: str) -> str:
-        text = self.run("scontrol", "show", "job", job, "--oneliner").stdout
-        return dict(word.partition("=")[::2] for word in text.split() if "=" in word)[name]
+        found: dict[str, str] = {}
+
+        def told() -> bool:  # a controller that is busy may not answer in time
+            text = self.run("scontrol", "show", "job", job, "--oneliner").stdout
+            found.update(word.partition("=")[::2] for word in text.split() if "=" in word)
+            return name in found
+
+        wait_for(told, f"{name} of job {job}")
+        return found[name]
 
     def logs(self) -> str:
         """What the daemons said, for a failing test's message."""
@@ -127,7 +134,7 @@ SlurmctldHost={node}({address})
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/run/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/run/munge.socket,cred_expire=15
 CryptoType=crypto/munge
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
@@ -150,6 +157,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobRequeue=1
 KillWait=30
+MessageTimeout=60
+BatchStartTimeout=60
 NodeName={node} NodeAddr={address} CPUs=4 State=UNKNOWN
 PartitionName=test Nodes={node} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """

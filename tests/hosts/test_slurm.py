@@ -7,12 +7,14 @@ import re
 import pytest
 
 import training_on_hosts
+from gated_iga import shut_after
 from training_on_hosts import adapter, steps, wait_for
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return training_on_hosts.prepare(tmp_path_factory.mktemp("slurm-run"), hook=training_on_hosts.SLOW)
+    folder = tmp_path_factory.mktemp("slurm-run")
+    return training_on_hosts.prepare(folder, hook={"name": "gated_iga:GatedIga", "gate": str(folder / "gate")})
 
 
 def test_it_runs_two_tasks(slurm):
@@ -24,6 +26,8 @@ def test_preempted_twice_and_finished(slurm, folder):
     """Once by the warning signal that Slurm sends ahead, once by a requeue that comes without."""
     undisturbed = slurm.igascale("launch", "run.yaml", "-n", "2", "output_dir=undisturbed", cwd=folder)
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    gate = folder / "gate"
+    shut_after(gate, 3)
     submitted = slurm.igascale("launch", "run.yaml", "--backend", "slurm", "-n", "2", cwd=folder)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     job = re.match(r"job (\d+) submitted", submitted.stdout)[1]
@@ -34,16 +38,19 @@ def test_preempted_twice_and_finished(slurm, folder):
         return f"{slurm.state(job)}\n{log.read_text() if log.exists() else ''}\n{slurm.logs()}"
 
     def until(step):
-        wait_for(lambda: step in steps(run) or slurm.state(job).startswith(("FAILED", "COMPLETED")), 240, told)
+        wait_for(lambda: step in steps(run) or slurm.state(job).startswith(("FAILED", "COMPLETED")), 900, told)
         assert slurm.state(job) == "RUNNING", told()
 
     until(3)
     slurm.run("scancel", "--signal=USR1", "--batch", job)
-    wait_for(lambda: slurm.restarts(job) == 1, 120, told)
+    wait_for(lambda: "stopping after this step" in told(), 300, told)
+    shut_after(gate, 8)
+    wait_for(lambda: slurm.restarts(job) == 1, 300, told)
     until(8)
     slurm.run("scontrol", "requeue", job)
-    wait_for(lambda: slurm.restarts(job) == 2, 120, told)
-    wait_for(lambda: slurm.state(job) not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), 240, told)
+    wait_for(lambda: slurm.restarts(job) == 2, 300, told)
+    gate.unlink()
+    wait_for(lambda: slurm.state(job) not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), 900, told)
     assert slurm.state(job) == "COMPLETED", told()
     assert steps(run) == list(range(1, 17))
     assert adapter(run) == adapter(folder / "undisturbed")

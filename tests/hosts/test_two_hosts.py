@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from own_namespaces import wait_for
+
 
 def test_ssh_and_pdsh_reach_both(quiet_hosts):
     hosts = quiet_hosts
@@ -21,10 +23,10 @@ def test_a_mount_is_seen_on_one_host_only(hosts, tmp_path):
 
 
 def test_what_runs_on_a_host_is_found(hosts):
-    process = hosts.b.start("sleep", "60")
+    process = hosts.b.start("sleep", "600")
     try:
-        (command,) = hosts.left_over(patience=0).pop("node-b")
-        assert command.startswith(f"{process.pid} ") and command.endswith("sleep 60")
+        wait_for(lambda: hosts.b.processes().get(process.pid) == "sleep 600", "sleep", process)
+        assert hosts.left_over(patience=0) == {"node-b": [f"{process.pid} sleep 600"]}
     finally:
         process.kill()
         process.communicate()

@@ -11,8 +11,6 @@ from typing import Any
 
 import runs
 
-#: The hook of runs that are disturbed at a step.
-SLOW = {"name": "slow_iga:SlowIga"}
 #: Small but with everything that ranks exchange; checkpoints are frequent, so that something is there to go back to.
 CHANGES = {
     "hook": {"name": "iga"},
@@ -20,7 +18,7 @@ CHANGES = {
     "train": {"max_steps": 16, "groups_per_batch": 4, "gradient_accumulation_steps": 2},
     "checkpoint": {"every": 2},
     "eval": {"every": None, "max_groups": 4},
-    "supervision": {"heartbeat_timeout": 10, "start_timeout": 120},
+    "supervision": {"heartbeat_timeout": 20, "start_timeout": 300},
 }
 
 

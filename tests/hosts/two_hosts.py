@@ -107,7 +107,7 @@ class TwoHosts:
             **changes,
         }
 
-    def igascale(self, *arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def igascale(self, *arguments: str, cwd: Path, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
         """Run the command line on ``node-a``, as a user there."""
         command = [sys.executable, "-m", "igascale", *arguments]
         return self.a.run(*command, cwd=cwd, env=self.environment(), timeout=timeout)
@@ -118,7 +118,7 @@ class TwoHosts:
         path.write_text(text)
         return path
 
-    def left_over(self, patience: float = 10) -> dict[str, list[str]]:
+    def left_over(self, patience: float = 60) -> dict[str, list[str]]:
         """What a test left running on each host, after ``patience`` seconds to end."""
         deadline = time.monotonic() + patience
         while True:
@@ -156,7 +156,8 @@ class TwoHosts:
         text = _SERVER.format(port=SSH_PORT, key=self.folder / "host", authorized=self.folder / "user.pub", host=host)
         config.write_text(text + (f"SetEnv {values}\n" if values else ""))
         host.must("/usr/sbin/sshd", "-f", str(config), "-E", str(host.folder / "sshd.log"))
-        wait_for((host.folder / "sshd.pid").exists, f"sshd of {host.name}")
+        written = host.folder / "sshd.pid"
+        wait_for(lambda: written.is_file() and written.read_text().endswith("\n"), f"sshd of {host.name}")
         if hasattr(self, "_own"):
             self._own[host.name].add(self.sshd(host))
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,19 +36,29 @@ class Started:
             started.look()
             started.process.kill()
             for process in started.below.values():
-                if process.is_running():
+                with suppress(psutil.NoSuchProcess):
                     process.kill()
         cls.all.clear()
 
-    def wait_for_steps(self, count: int, timeout: float = 240) -> None:
+    def wait_for_steps(self, count: int, timeout: float = 600) -> None:
         """Until the run has logged so many steps."""
         deadline = time.monotonic() + timeout
-        while len(steps(self.run)) < count:
-            assert self.process.poll() is None, self.process.communicate()
+        while True:
+            ended = self.process.poll() is not None  # looked at first: its last steps are there then
+            if len(steps(self.run)) >= count:
+                return
+            assert not ended, self.process.communicate()
             if time.monotonic() > deadline:
                 self.process.kill()
                 raise AssertionError(("no progress", self.process.communicate()))
             self.look()
+            time.sleep(0.05)
+
+    def wait_for_log(self, rank: int, text: str, timeout: float = 600) -> None:
+        """Until a rank's log says so."""
+        log, deadline = self.run / "logs" / f"rank-{rank:04d}.log", time.monotonic() + timeout
+        while not (log.is_file() and text in log.read_text()):
+            assert time.monotonic() < deadline, f"rank {rank} did not say '{text}'"
             time.sleep(0.05)
 
     def look(self) -> None:
@@ -70,7 +81,7 @@ class Started:
                 continue
         return found
 
-    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
+    def finish(self, timeout: float = 600) -> tuple[int, str, str]:
         """Status, stdout and stderr, when it has ended."""
         try:
             out, err = self.process.communicate(timeout=timeout)
@@ -79,24 +90,32 @@ class Started:
             raise
         return self.process.returncode, out, err
 
-    def left(self, timeout: float = 20) -> list[psutil.Process]:
+    def left(self, timeout: float = 120) -> list[psutil.Process]:
         """What still runs of all that was ever seen, after at most ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            alive = [p for p in self.below.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+            alive = [p for p in self.below.values() if runs_on(p)]
             if not alive:
                 return []
             time.sleep(0.1)
         return alive
 
 
-def steps(run: Path) -> list[int]:
-    """The steps in a run's metrics."""
+def runs_on(process: psutil.Process) -> bool:
+    """Whether it has not ended."""
     try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def steps(run: Path) -> list[int]:
+    """The steps in a run's metrics; a line that is being written does not count yet."""
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [r["step"] for line in lines if line.endswith("}") and (r := json.loads(line))["kind"] == "train"]
+    return [r["step"] for line in lines if line.endswith("\n") and (r := json.loads(line))["kind"] == "train"]
 
 
 def launches(run: Path) -> list[dict]:

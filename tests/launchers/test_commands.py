@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from igascale.errors import UserError
-from igascale.launchers import deepspeed, local, slurm, torchrun
+from igascale.launchers import base, deepspeed, local, slurm, torchrun
 from igascale.launchers.base import Command, Host, LaunchSpec, local_hosts
 
 ARGUMENTS = ("train", "run.yaml", "data.domains=[law, medicine]")
@@ -28,6 +29,21 @@ BY_HAND = replace(MANY, node_rank=1)
 
 def value(argv, option):
     return argv[argv.index(option) + 1]
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_get(tmp_path, monkeypatch):
+    first, last = map(int, base._OUTGOING.read_text().split())
+    taken = [socket.create_server(("", port)) for port in {base.free_port() for _ in range(50)}]
+    ports = [listener.getsockname()[1] for listener in taken]
+    assert len(ports) > 1
+    assert not [port for port in ports if first <= port <= last]
+    (tmp_path / "range").write_text("1024\t65535\n")  # where they may get any, any will do
+    monkeypatch.setattr(base, "_OUTGOING", tmp_path / "range")
+    assert base.free_port() not in ports
+    monkeypatch.setattr(base, "_OUTGOING", tmp_path / "nowhere")
+    assert not 32768 <= base.free_port() <= 60999
+    for listener in taken:
+        listener.close()
 
 
 def test_local_starts_a_process_per_rank():

@@ -1,8 +1,10 @@
 """``igascale launch`` for real on one node: every backend to the end, losses, restarts, signals, and nothing left behind."""
 
 import io
+import os
 import signal
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,8 +14,9 @@ from igascale.launching import display
 from igascale.supervision.verdict import RankStatus
 
 import runs
+from gated_iga import shut_after
 from launch_cases import Started, adapter, launches, steps
-from launching import igascale
+from launching import environment, igascale
 
 LONG = ("train.max_steps=20", "checkpoint.every=3", "eval.every=null", "data.validation=null", "data.ood=null")
 
@@ -28,7 +31,16 @@ def clean_up():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     train = {"max_steps": 4, "groups_per_batch": 2, "gradient_accumulation_steps": 1}
-    return runs.prepare(tmp_path_factory.mktemp("launch"), train=train, engine={"name": "deepspeed"})
+    changes = {"engine": {"name": "deepspeed"}, "hook": {"name": "gated_iga:GatedIga"}}
+    return runs.prepare(tmp_path_factory.mktemp("launch"), train=train, **changes)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Shut after step 2; further arguments of a launch make its rank 1, or another one, wait there."""
+    path = tmp_path / "gate"
+    shut_after(path, 2)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +75,18 @@ def test_backends_compute_the_same(base, undisturbed, tmp_path, backend):
 
 
 @pytest.mark.parametrize(("backend", "victim"), [("local", 1), ("deepspeed", 0)])
-def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, undisturbed, tmp_path, backend, victim):
+def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, undisturbed, tmp_path, gate, backend, victim):
     run = tmp_path / "run"
-    started = Started(base, run, "-n", "2", "--backend", backend, "--max-restarts", "2", *LONG)
+    shut_after(gate, 7)
+    gated = (f"hook.gate={gate}", f"hook.gated={victim}")
+    started = Started(base, run, "-n", "2", "--backend", backend, "--max-restarts", "2", *LONG, *gated)
     started.wait_for_steps(7)
     process = started.ranks()[victim]
     process.kill()
+    gate.unlink()
     while len(steps(run)) < 20 and started.process.poll() is None:
         started.look()
+        time.sleep(0.05)
     status, out, err = started.finish()
     assert status == 0, err
     assert f"rank {victim} (" in err
@@ -87,8 +103,8 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, undisturbed, t
     assert started.left() == []
 
 
-def test_without_restarts_a_killed_rank_is_75(base, tmp_path):
-    started = Started(base, tmp_path / "run", "-n", "2", "--backend", "local", *LONG)
+def test_without_restarts_a_killed_rank_is_75(base, tmp_path, gate):
+    started = Started(base, tmp_path / "run", "-n", "2", "--backend", "local", *LONG, f"hook.gate={gate}")
     started.wait_for_steps(2)
     started.ranks()[1].kill()
     status, out, err = started.finish()
@@ -102,17 +118,20 @@ def test_without_restarts_a_killed_rank_is_75(base, tmp_path):
     ("backend", "signum", "status"),
     [("deepspeed", signal.SIGINT, 130), ("torchrun", signal.SIGTERM, 143), ("local", signal.SIGUSR1, 138)],
 )
-def test_a_signal_stops_with_a_checkpoint(base, undisturbed, tmp_path, backend, signum, status):
+def test_a_signal_stops_with_a_checkpoint(base, undisturbed, tmp_path, gate, backend, signum, status):
     run = tmp_path / "run"
-    arguments = ("-n", "2", "--backend", backend, "--max-restarts", "3", *LONG)
+    arguments = ("-n", "2", "--backend", backend, "--max-restarts", "3", *LONG, f"hook.gate={gate}")
     started = Started(base, run, *arguments)
     started.wait_for_steps(2)
     started.process.send_signal(signum)
+    started.wait_for_log(0, "stopping after this step")
+    gate.unlink()
     found, out, err = started.finish()
     assert found == status, err
     assert "error" not in err.lower()  # the launchers' own accounts of it too
     assert f"stopped on {signum.name} after a checkpoint" in out
     assert "attempt 2" not in out
+    assert 2 < len(steps(run)) < 20
     taken = len(steps(run))
     assert (run / "checkpoints" / "latest").read_text().strip() == f"step-{taken:08d}"
     assert started.left() == []
@@ -129,21 +148,25 @@ def test_a_second_signal_ends_at_once(base, tmp_path):
     stopped = started.ranks()[1]
     stopped.send_signal(signal.SIGSTOP)  # it cannot finish its step
     started.process.send_signal(signal.SIGINT)
+    started.wait_for_log(0, "stopping after this step")  # so that the launcher has seen it before the second comes
     with pytest.raises(subprocess.TimeoutExpired):
         started.process.wait(3)
     started.process.send_signal(signal.SIGINT)
-    status, _, _ = started.finish(30)
+    status, _, _ = started.finish()
     assert status == 130
     assert started.left() == []
 
 
 def test_a_signal_before_any_rank_is_there(base, tmp_path):
-    started = Started(base, tmp_path / "run", "-n", "2", *LONG)
-    while not started.below:
+    # The ranks' processes have begun and come no further.
+    (tmp_path / "sitecustomize.py").write_text("import os, time\nif 'RANK' in os.environ: time.sleep(600)\n")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    started = Started(base, tmp_path / "run", "-n", "2", *LONG, env={"PYTHONPATH": path})
+    while len(started.ranks()) < 2:
         assert started.process.poll() is None, started.process.communicate()
-        started.look()
+        time.sleep(0.05)
     started.process.send_signal(signal.SIGTERM)
-    status, _, err = started.finish(30)
+    status, _, err = started.finish()
     assert status == 143, err
     assert "Traceback" not in err
     assert started.left() == []
@@ -157,7 +180,7 @@ def test_no_orphans_when_the_launcher_is_killed(base, tmp_path, backend):
     assert len(started.ranks()) == 2
     started.process.kill()
     started.finish()
-    assert started.left(30) == []
+    assert started.left() == []
     log = (tmp_path / "run" / "logs" / "rank-0001.log").read_text()
     assert "igascale launch ended without a word" in log
 
@@ -196,6 +219,24 @@ def test_a_user_error_of_the_ranks_is_one_line_and_leaves_no_folder(base, tmp_pa
     assert done.stderr.count("error: ") == 1, done.stderr
     assert "q_prj" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not run.exists()
+
+
+def test_a_rank_that_is_late_leaves_no_folder_of_a_refused_start_behind(base, tmp_path):
+    """Its log would begin when rank 0 has removed the folder, and it has not heard yet that all is over."""
+    (tmp_path / "late_log.py").write_text(
+        "import os, time\n"
+        "from igascale import logs\n"
+        "from igascale.hooks.mean import Mean as Rule\n"
+        "from igascale.supervision.rank import RankLifeline\n"
+        "def late(function, seconds):\n"
+        "    return lambda *arguments: time.sleep(seconds) or function(*arguments)\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    RankLifeline._abort, logs.redirect = late(RankLifeline._abort, 5), late(logs.redirect, 3)\n"
+    )
+    run, words = tmp_path / "run", ("-n", "2", "--backend", "local", "lora.target_modules=[q_prj]")
+    done = igascale("launch", str(base), *words, "hook.name=late_log:Rule", f"output_dir={run}", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
     assert not run.exists()
 
 

@@ -214,7 +214,7 @@ def test_dry_run_of_one_node_runs_when_pasted(base, tmp_path):
     ]
     output = invoke(base, *words, "--dry-run").output
     done = subprocess.run(
-        ["bash"], input=output, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        ["bash"], input=output, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "adapter").is_dir()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from igascale.launchers.base import free_port
 from igascale.preflight import devices, disk, files, limits, link, network, port, reach, versions
 from igascale.preflight.conversation import NoAnswer
 from igascale.preflight.examine import Examination, Plan
@@ -95,17 +96,20 @@ def test_clocks(seconds, status):
     assert statuses(reach.judge_clocks(offsets)) == [("clock", status)]
 
 
-def test_a_slow_answer_is_no_skew():
+def test_a_slow_answer_is_no_skew(monkeypatch):
     """The clock is read in the middle of a round trip of 0.4 s; the error says how far that may be wrong."""
+    now = [100.0]
+    monkeypatch.setattr(reach, "time", SimpleNamespace(time=lambda: 1e9 + now[0], monotonic=lambda: now[0]))
+    waits = iter([0.9, 0.2, 0.2, 0.2])
 
     def ask():
-        time.sleep(0.2)
-        told = time.time() + 5
-        time.sleep(0.2)
+        now[0] += next(waits)
+        told = 1e9 + now[0] + 5
+        now[0] += next(waits)
         return told
 
     offset = reach.measure_offset(ask, times=2)
-    assert abs(offset.seconds - 5) < 0.15 and 0.19 < offset.error < 0.4
+    assert (offset.seconds, offset.error) == pytest.approx((5, 0.2), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -204,12 +208,12 @@ def test_versions_of_one_host_without_an_extra():
 
 
 def test_the_port_is_free_again_after_the_check():
-    held = port.hold(0)
-    number = port._held[0].getsockname()[1]
+    number = free_port()
+    held = port.hold(number)
     assert held["problem"] is None and port.reach("127.0.0.1", number) is None
     assert port.hold(number)["problem"]
     port.release()
-    assert port.reach("127.0.0.1", number, timeout=1)
+    assert port.reach("127.0.0.1", number)
     assert port.hold(number)["problem"] is None
     port.release()
 

@@ -1,11 +1,15 @@
 """A second run in a folder is refused while the first one lives, and not a moment longer."""
 
+import contextlib
 import errno
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -17,15 +21,15 @@ from igascale.launching import checks
 
 import runs
 
-#: Holds the lock until it is killed, or for so many seconds; with a child that outlives it.
+#: Holds the lock until it is killed; with a child that outlives it.
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
 from igascale import runlock
 runlock.hold(Path(sys.argv[1]))
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
 print(child.pid, flush=True)
-time.sleep(float(sys.argv[2]))
+time.sleep(600)
 """
 
 
@@ -34,8 +38,8 @@ def holder():
     """Starts a process that holds a folder's lock; returns it when it does."""
     started, children = [], []
 
-    def hold(folder, seconds=60.0):
-        command = [sys.executable, "-c", HOLDER, str(folder), str(seconds)]
+    def hold(folder):
+        command = [sys.executable, "-c", HOLDER, str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         children.append(int(process.stdout.readline()))
@@ -43,7 +47,8 @@ def holder():
 
     yield hold
     for pid in children:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for process in started:
         process.kill()
         process.communicate()
@@ -81,21 +86,40 @@ def test_a_run_that_goes_on_keeps_others_out(base, holder, monkeypatch, verb, re
     assert listing(run) == before
 
 
-def test_killed_without_a_word_it_lets_go_at_once(base, holder):
+def test_killed_without_a_word_it_lets_go_at_once(base, holder, monkeypatch):
     """And a child of its own, which has inherited every descriptor, does not keep it."""
     process = holder(base.parent / "run")
     process.kill()
     process.wait()
-    began = time.monotonic()
+    monkeypatch.setattr(runlock, "time", SimpleNamespace(monotonic=time.monotonic))  # which nobody can sleep by
     runlock.check_free(base.parent / "run")
-    assert time.monotonic() - began < 1
 
 
-def test_a_start_waits_for_one_that_is_about_to_end(base, holder):
-    holder(base.parent / "run", 1.0)
-    began = time.monotonic()
+@pytest.fixture
+def ending(monkeypatch):
+    """``ending(process)``: it ends while a start waits for it."""
+
+    def end(process):
+        waits, sleep = [], time.sleep
+
+        def ended(seconds):
+            waits.append(seconds)
+            if len(waits) == 3:
+                process.kill()
+                process.wait()
+            sleep(seconds)
+
+        monkeypatch.setattr(runlock, "PATIENCE", 600.0)
+        monkeypatch.setattr(runlock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=ended))
+        return waits
+
+    return end
+
+
+def test_a_start_waits_for_one_that_is_about_to_end(base, holder, ending):
+    waits = ending(holder(base.parent / "run"))
     runlock.check_free(base.parent / "run")
-    assert 0.3 < time.monotonic() - began < 10
+    assert len(waits) == 3
 
 
 def test_a_job_may_be_queued_behind_the_one_that_runs(base, holder, monkeypatch):
@@ -151,14 +175,15 @@ def test_to_look_does_not_let_go(tmp_path, monkeypatch):
     assert f"process {os.getpid()} on" in done.stderr
 
 
-def test_a_run_that_began_and_ended_while_another_start_waited_stays(tmp_path, holder):
+def test_a_run_that_began_and_ended_while_another_start_waited_stays(tmp_path, holder, ending):
     config = runs.load(runs.prepare(tmp_path))
     folder = tmp_path / "new"
     folder.mkdir()
-    holder(folder, 1.0)
+    waits = ending(holder(folder))
     (folder / "config.yaml").write_text("of the other one")
     with pytest.raises(UserError, match="already exists"):
         runfolder.record(folder, config, {})
+    assert len(waits) == 3
     assert (folder / "config.yaml").read_text() == "of the other one"
 
 
@@ -172,6 +197,28 @@ def test_a_start_that_died_at_once_can_be_tried_again(tmp_path, left):
     assert runfolder.check_start(config, "auto") is None
     assert runfolder.open_run(config, "auto", _Alone()) is None
     assert (folder / runfolder.ENVIRONMENT).is_file()
+
+
+def test_a_refused_start_takes_the_launchers_own_account_along(tmp_path, monkeypatch):
+    """Even a line of it that comes in the midst of that."""
+    folder, rmdir = tmp_path / "run", Path.rmdir
+    (folder / "logs").mkdir(parents=True)
+    for name in ("config.yaml", runlock.LOCK, "logs/rank-0001.log", "logs/launcher.log"):
+        (folder / name).touch()
+    (folder / "logs" / "mine").touch()
+    runfolder.withdraw(folder)
+    assert (folder / "config.yaml").exists()  # with something else in it, it is left alone
+    (folder / "logs" / "mine").unlink()
+    late = [folder / "logs" / "launcher.log"]
+
+    def interrupted(path):
+        if late:
+            late.pop().touch()
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", interrupted)
+    runfolder.withdraw(folder)
+    assert not folder.exists()
 
 
 class _Alone:
@@ -197,9 +244,10 @@ def test_a_holder_on_another_host_is_waited_for_longer_and_the_remedy_is_told(tm
     monkeypatch.setattr(runlock, "PATIENCE", 0.0)
     monkeypatch.setattr(runlock, "PATIENCE_FAR", 0.6)
     monkeypatch.setattr(runlock, "_TOLD_AFTER", 0.2)
-    began = time.monotonic()
+    clock = itertools.count(0, 0.1)  # so that no busy machine skips the time between the two
+    monkeypatch.setattr(runlock, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     with pytest.raises(UserError, match=rf"in use: process 12 on node7 .* remove {tmp_path}/.lock$"):
         runlock.check_free(tmp_path)
-    assert time.monotonic() - began > 0.5
+    assert next(clock) > 0.6
     assert capsys.readouterr().err.count("waiting up to") == 1
     assert process.poll() is None

@@ -21,6 +21,8 @@ import runs
 from launching import environment, igascale
 from run_folders import append, record, validation, write, write_metrics
 
+ALL = "1000000"  # lines of a run that goes on until it is killed, however late that is
+
 
 def tail(*arguments):
     result = CliRunner().invoke(main, ["runs", "tail", *map(str, arguments)])
@@ -80,24 +82,29 @@ def test_a_reader_at_random_moments_sees_every_record_in_order(tmp_path):
     """A thread writes as a run does, and starts again from an earlier step; the reader must end with what the file says."""
     folder = write(tmp_path / "run", [])
     generator, done = random.Random(5), threading.Event()
+    polled = 0
 
     def run():
         step = 0
-        for _ in range(12):
+        for round in range(12):
             for _ in range(generator.randrange(5, 40)):
                 step += 1
                 append(folder, record(step, generator.random(), seconds=generator.random()))
+            seen = polled
+            while round == 11 and polled < seen + 2:  # once at least the reader sees what is then taken back
+                time.sleep(0.001)
             step = generator.randrange(step // 2, step)
             kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             write_metrics(folder, [r for r in kept if r["step"] <= step])
         done.set()
 
     metrics, backs, shown = Metrics(folder / "metrics.jsonl"), 0, []
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while True:
         over = done.is_set()
         back_at, new = metrics.poll()
+        polled += 1
         if back_at is not None:
             backs += 1
             shown = [r for r in shown if r["step"] <= back_at]
@@ -211,33 +218,33 @@ def test_sparkline_means_and_gaps():
 
 
 def test_a_real_run_watched_from_another_process_through_a_kill_and_a_resume(tmp_path):
-    """The plain lines of one tail process, while the run is killed, and of another while it is resumed."""
+    """All lines of one tail process, while the run is killed, and of another while it is resumed."""
     config = runs.prepare(tmp_path)
     run = tmp_path / "run"
-    arguments = ["train", str(config), "train.max_steps=400", "eval.every=null", "checkpoint.every=3"]
+    arguments = ["train", str(config), "train.max_steps=100000", "eval.every=null", "checkpoint.every=3"]
     command = [sys.executable, "-m", "igascale"]
     options = {"env": environment() | {"PYTHONUNBUFFERED": "1"}, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, *arguments], **options | {"stdout": subprocess.DEVNULL}) as process:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while not (run / "metrics.jsonl").exists():
                 assert time.monotonic() < deadline
                 assert process.poll() is None
                 time.sleep(0.05)
-            with subprocess.Popen([*command, "runs", "tail", str(run)], **options) as watcher:
-                while True:
-                    line = watcher.stdout.readline()
-                    assert line, "the tail ended before the run"
-                    if line.startswith(("step 4/400", "step 5/400", "step 6/400")):
-                        break
-                process.kill()
-                rest = watcher.communicate(timeout=60)[0]
+            with subprocess.Popen([*command, "runs", "tail", str(run), "-n", ALL], **options) as watcher:
+                try:
+                    while not (line := watcher.stdout.readline()).startswith("step 4/100000"):
+                        assert line, "the tail ended before the run"
+                    process.kill()
+                    rest = watcher.communicate(timeout=300)[0]
+                finally:
+                    watcher.kill()
         finally:
             process.kill()
     assert "died at step" in rest.splitlines()[-1]
     done = igascale(*arguments, "--resume", "auto", "--stop-after", "2")
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in tail(run, "--json", "-n", 100).splitlines()]
+    records = [json.loads(line) for line in tail(run, "--json", "-n", ALL).splitlines()]
     assert records[-1]["state"] == "interrupted"
     assert [r["step"] for r in records[:-1]] == list(range(1, records[-1]["step"] + 1))
     assert records[-1]["checkpoints"][-1] == records[-1]["step"]

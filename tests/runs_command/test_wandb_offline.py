@@ -36,8 +36,13 @@ def records(path: Path):
 def test_offline_records_are_the_metrics(tmp_path):
     path, run = runs.prepare(tmp_path), tmp_path / "run"
     environ = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "offline"}
-    command = [sys.executable, "-m", "igascale", "train", str(path), f"output_dir={run}", "logging.wandb=true"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    environ |= {"WANDB__SERVICE_WAIT": "300", "WANDB_INIT_TIMEOUT": "300"}
+    patient = (
+        "from igascale.cli import main\nfrom igascale.wandb_board import WandbBoard\n"
+        "WandbBoard.__init__.__defaults__ = (600.0,)\nmain()\n"  # it may take long to start, and the run is short
+    )
+    command = [sys.executable, "-c", patient, "train", str(path), f"output_dir={run}", "logging.wandb=true"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [file] = (run / "wandb").glob("offline-run-*/*.wandb")
     found, configured = {}, {}

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,13 +11,22 @@ from igascale.hooks.mean import Mean
 
 
 class Failing(Mean):
-    def __init__(self, what: str = "nothing", rank: int = 1, at: int = 4, seconds: float = 0.0):
+    def __init__(self, what: str = "nothing", rank: int = 1, at: int = 4, seconds: float = 0.0, while_there: str = ""):
         super().__init__()
-        self.what, self.rank, self.at, self.seconds = what, rank, at, seconds
+        self.what, self.rank, self.at, self.seconds, self.while_there = what, rank, at, seconds, while_there
         self.memory_mb = 256.0
 
         if what == "flips" and os.environ.get("RANK") == str(rank):
             self.flips()
+
+    @property
+    def uses_reference(self):
+        """``loads``: the engine, which asks this, is not made while a file is there; another tells that this rank waits."""
+        if self.what == "loads":
+            Path(f"{self.while_there}.{os.environ['RANK']}").touch()
+            while os.path.exists(self.while_there):
+                time.sleep(0.02)
+        return False
 
     def combine(self, grads, adapters, ctx):
         if self.seconds:
@@ -49,6 +59,9 @@ class Failing(Mean):
     def nothing(self):
         pass
 
+    def loads(self):
+        pass
+
     def hangs(self):
         time.sleep(1000)
 
@@ -56,7 +69,7 @@ class Failing(Mean):
         raise ValueError("no such domain")
 
     def crawls(self):
-        time.sleep(0.8)
+        time.sleep(2.0)
 
     def leaves(self):
         os._exit(3)

@@ -14,7 +14,7 @@ def main(what: str, rank: int, heartbeat_timeout: float) -> None:
         lifeline.stop_gracefully()
     lifeline.attach(os.environ["IGASCALE_MONITOR"], os.environ["IGASCALE_MONITOR_TOKEN"])
     lifeline.own_log = what == "talks"
-    deadline, step = time.monotonic() + 60, 0
+    deadline, step = time.monotonic() + 600, 0
     if what == "raises":
         lifeline.pulse("combining (the hook)", 3)
         time.sleep(0.5)

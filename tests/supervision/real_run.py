@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -53,11 +54,11 @@ class RealRun:
 
     def __exit__(self, *error: object) -> None:
         for process in [*self._all, psutil.Process(self.process.pid)] if self.process.poll() is None else self._all:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
-    def find_ranks(self, seconds: float = 180) -> None:
+    def find_ranks(self, seconds: float = 600) -> None:
         """Learn which process is which rank."""
         deadline = time.monotonic() + seconds
         while len(self.pids) < self.n:
@@ -77,26 +78,37 @@ class RealRun:
             except psutil.Error:
                 continue
 
-    def until_step(self, step: int, seconds: float = 180) -> None:
+    def until_step(self, step: int, seconds: float = 600) -> None:
         """Wait until so many steps are recorded."""
         self.find_ranks(seconds)
-        metrics, deadline = self.folder / "metrics.jsonl", time.monotonic() + seconds
-        while not (metrics.is_file() and metrics.read_text().count('"kind": "train"') >= step):
+        deadline = time.monotonic() + seconds
+        while self.steps() < step:
             assert self.process.poll() is None, self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.05)
         self.look()
 
+    def steps(self) -> int:
+        """How many are recorded."""
+        metrics = self.folder / "metrics.jsonl"
+        return metrics.read_text().count('"kind": "train"') if metrics.is_file() else 0
+
     def signal(self, rank: int, signum: int) -> None:
         os.kill(self.pids[rank], signum)
 
-    def gone(self, seconds: float) -> float:
-        """Wait until no rank is left; returns how long that took."""
-        started = time.monotonic()
-        while any(self.alive(rank) for rank in range(self.n)):
-            assert time.monotonic() - started < seconds, (self.pids, self.text())
+    def until_said(self, words: str, seconds: float = 600) -> None:
+        """Wait until the output holds these words."""
+        deadline = time.monotonic() + seconds
+        while words not in self.text():
+            assert time.monotonic() < deadline, self.text()
             time.sleep(0.05)
-        return time.monotonic() - started
+
+    def gone(self, seconds: float = 600) -> None:
+        """Wait until no rank is left."""
+        deadline = time.monotonic() + seconds
+        while any(self.alive(rank) for rank in range(self.n)):
+            assert time.monotonic() < deadline, (self.pids, self.text())
+            time.sleep(0.05)
 
     def alive(self, rank: int) -> bool:
         try:
@@ -105,7 +117,7 @@ class RealRun:
         except psutil.NoSuchProcess:
             return False
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = 300) -> int:
         """The launcher's own status, when it has ended."""
         return self.process.wait(seconds)
 

@@ -86,7 +86,7 @@ def test_forward_pass_of_a_run(tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40)),
         check=False,
     )

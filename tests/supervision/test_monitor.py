@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +23,7 @@ ROOT = HERE.parents[1]
 class Run:
     """A Monitor and its ranks."""
 
-    def __init__(self, *whats, heartbeat=20.0, hang=None, start=30.0, world_size=None):
+    def __init__(self, *whats, heartbeat=20.0, hang=None, start=120.0, world_size=None):
         self.lines = []
         self.monitor = Monitor(
             world_size or len(whats),
@@ -40,7 +42,7 @@ class Run:
             text=True,
         )
 
-    def until(self, condition, seconds=15.0):
+    def until(self, condition, seconds=120.0):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (self.monitor.ranks, self.monitor.verdict, self.lines)
@@ -52,7 +54,7 @@ class Run:
             lambda: len(self.monitor.ranks) == count and all(r.step >= step for r in self.monitor.ranks.values())
         )
 
-    def end(self, rank, seconds=8.0):
+    def end(self, rank, seconds=120.0):
         """Exit status and stderr of a rank, which must end by itself."""
         _, error = self.ranks[rank].communicate(timeout=seconds)
         return self.ranks[rank].returncode, error
@@ -81,8 +83,8 @@ def test_ranks_are_told_of(run):
     assert (status.rank, status.host, status.pid) == (1, socket.gethostname(), both.ranks[1].pid)
     assert (status.phase, status.total_steps, status.loss) == ("forward and backward", 100, 2.5)
     assert status.seconds_per_step == pytest.approx(1.5)
-    assert status.silent_for < 2
-    assert status.still_for < 2
+    both.until(lambda: both.monitor.ranks[1].silent_for < 2)
+    both.until(lambda: both.monitor.ranks[1].still_for < 2)
     assert status.ended is None
     assert both.monitor.verdict is None
 
@@ -101,25 +103,25 @@ def test_killed(run):
 
 
 def test_stopped_process_is_silent(run):
-    both = run("works", "works", heartbeat=3.0)
+    both = run("works", "works", heartbeat=5.0)
     both.training()
     os.kill(both.ranks[1].pid, signal.SIGSTOP)
-    started = time.monotonic()
     assert both.end(0)[0] == 75
-    assert 2.5 < time.monotonic() - started < 6
     assert "rank 1" in both.monitor.verdict.message
-    assert "has not been heard of for 3 s (supervision.heartbeat_timeout)" in both.monitor.verdict.message
+    told = r"has not been heard of for (\d+) s \(supervision.heartbeat_timeout\)"
+    assert int(re.search(told, both.monitor.verdict.message)[1]) >= 5
     os.kill(both.ranks[1].pid, signal.SIGCONT)
-    assert both.end(1, 3.0)[0] == 75  # woken up, it finds the verdict
+    assert both.end(1)[0] == 75  # woken up, it finds the verdict
 
 
 def test_a_short_sleep_of_a_rank_is_forgiven(run):
-    both = run("works", "works", heartbeat=4.0)
+    both = run("works", "works", heartbeat=30.0)
     both.training()
     os.kill(both.ranks[1].pid, signal.SIGSTOP)
-    time.sleep(2.5)
+    both.until(lambda: both.monitor.ranks[1].silent_for > 3.5)  # more than what a rank takes for a delay of its own
+    step = both.monitor.ranks[1].step
     os.kill(both.ranks[1].pid, signal.SIGCONT)
-    time.sleep(2.5)
+    both.until(lambda: both.monitor.ranks[1].step > step)
     assert both.monitor.verdict is None
     assert all(process.poll() is None for process in both.ranks)
 
@@ -127,7 +129,7 @@ def test_a_short_sleep_of_a_rank_is_forgiven(run):
 @pytest.mark.parametrize("hung", [0, 1, 2])
 def test_hung_is_the_one_behind(run, hung):
     three = run(*("hangs" if rank == hung else "waits" for rank in range(3)), hang=3.0)
-    ends = [three.end(rank, 15.0) for rank in range(3)]
+    ends = [three.end(rank) for rank in range(3)]
     assert [status for status, _ in ends] == [75, 75, 75]
     verdict = three.monitor.verdict
     assert verdict.rank == hung
@@ -139,9 +141,9 @@ def test_hung_is_the_one_behind(run, hung):
 
 
 def test_no_progress_is_no_hang_while_one_gets_on(run):
-    both = run("waits", "works", hang=1.5)
+    both = run("waits", "works", hang=6.0)
     both.training()
-    time.sleep(3)
+    both.until(lambda: both.monitor.ranks[0].still_for > 8)
     assert both.monitor.verdict is None
 
 
@@ -162,7 +164,9 @@ def test_goodbye_is_no_death(run):
 
 
 def test_missing_ranks_are_named(run):
-    two = run("works", "works", world_size=5, start=2.0)
+    two = run("works", "works", world_size=5)
+    two.until(lambda: len(two.monitor.ranks) == 2)
+    two.monitor.start_timeout = 2.0
     assert [two.end(rank)[0] for rank in (0, 1)] == [75, 75]
     assert (
         "3 of 5 ranks did not arrive within 2 s (supervision.start_timeout): ranks 2, 3, 4"
@@ -182,10 +186,13 @@ def test_stop_reaches_all(run):
 def test_a_second_signal_ends_at_once_and_takes_all_along(run):
     both = run("stubborn", "stubborn")
     both.training()
+    # A terminal and a launcher both pass Ctrl-C on: one request. It gets both at once, however late this process is.
+    both.ranks[0].send_signal(signal.SIGSTOP)
     both.ranks[0].send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    both.ranks[0].send_signal(signal.SIGINT)  # a terminal and a launcher both pass Ctrl-C on: one request
-    time.sleep(2.2)
+    both.ranks[0].send_signal(signal.SIGINT)
+    both.ranks[0].send_signal(signal.SIGCONT)
+    assert "stopping after this step" in both.ranks[0].stderr.readline()
+    time.sleep(2.5)
     assert [process.poll() for process in both.ranks] == [None, None]
     both.ranks[0].send_signal(signal.SIGINT)
     assert [both.end(rank)[0] for rank in (0, 1)] == [130, 130]
@@ -217,12 +224,13 @@ def test_lines_come_from_ranks_with_logs_of_their_own(run):
 
 
 def test_a_blocked_terminal_loses_no_run(run):
-    one = run("talks", heartbeat=3.0)
-    one.monitor.on_line = lambda rank, text: time.sleep(30)
+    one, blocked = run("talks", heartbeat=6.0), threading.Event()
+    one.monitor.on_line = lambda rank, text: blocked.wait(600)
     one.training()
-    time.sleep(4)
+    time.sleep(8)
     assert one.monitor.verdict is None
     assert one.ranks[0].poll() is None
+    blocked.set()
 
 
 def test_slow_is_a_warning_once(run):
@@ -249,14 +257,16 @@ def test_the_monitor_ends_in_good_order(run):
 LAUNCHER = """
 import sys, time
 from igascale.supervision import Monitor
-monitor = Monitor(1, heartbeat_timeout=3.0, hang_timeout=None, on_line=print)
+monitor = Monitor(1, heartbeat_timeout=6.0, hang_timeout=None, on_line=print)
 print(*monitor.environment("127.0.0.1").values(), flush=True)
-time.sleep(60)
+while not monitor.ranks: time.sleep(0.02)
+print("come", flush=True)
+time.sleep(600)
 """
 
 
 @pytest.mark.parametrize(
-    ("signum", "words"), [(signal.SIGKILL, "ended without a word"), (signal.SIGSTOP, "was silent for 3 s")]
+    ("signum", "words"), [(signal.SIGKILL, "ended without a word"), (signal.SIGSTOP, "was silent for ")]
 )
 def test_lost_launcher(run, signum, words):
     none = run(world_size=1)
@@ -265,8 +275,8 @@ def test_lost_launcher(run, signum, words):
     )
     try:
         address, token = launcher.stdout.readline().split()
-        none.ranks = [none.start("works", 0, 3.0, IGASCALE_MONITOR=address, IGASCALE_MONITOR_TOKEN=token)]
-        time.sleep(1.5)
+        none.ranks = [none.start("works", 0, 6.0, IGASCALE_MONITOR=address, IGASCALE_MONITOR_TOKEN=token)]
+        assert launcher.stdout.readline() == "come\n"
         assert none.ranks[0].poll() is None
         launcher.send_signal(signum)
         status, error = none.end(0)
@@ -284,7 +294,7 @@ def test_nobody_listens(run):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     none.ranks = [none.start("works", 0, IGASCALE_MONITOR=address)]
-    status, error = none.end(0, 12.0)
+    status, error = none.end(0)
     assert status == 75
     assert len(error.splitlines()) == 1
     assert "cannot reach igascale launch at" in error
@@ -309,7 +319,7 @@ def test_strangers_are_turned_away(run):
     port = one.monitor.port
     half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     for data in GARBAGE:
-        with socket.create_connection(("127.0.0.1", port), timeout=15) as stranger:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as stranger:
             with contextlib.suppress(OSError):
                 stranger.sendall(data)
                 stranger.shutdown(socket.SHUT_WR)
@@ -327,7 +337,7 @@ def test_strangers_are_turned_away(run):
 
 def hello(monitor, rank, token=None):
     token = token or monitor.environment("x")["IGASCALE_MONITOR_TOKEN"]
-    connection = socket.create_connection(("127.0.0.1", monitor.port), timeout=5)
+    connection = socket.create_connection(("127.0.0.1", monitor.port), timeout=120)
     connection.sendall(
         json.dumps({"kind": "hello", "token": token, "rank": rank, "host": "h", "pid": 1}).encode() + b"\n"
     )
@@ -354,7 +364,7 @@ def test_a_rank_that_sends_garbage_is_lost(run, data):
     assert json.loads(lines.readline())["kind"] == "welcome"
     with contextlib.suppress(ConnectionError):
         connection.sendall(data)
-    none.until(lambda: none.monitor.verdict is not None, 3.0)
+    none.until(lambda: none.monitor.verdict is not None)
     assert none.monitor.verdict.rank == 0
     connection.close()
 
@@ -373,6 +383,6 @@ def test_odd_beats_keep_their_defaults(run):
 def test_who_comes_after_the_verdict_hears_it(run):
     none = run(world_size=2)
     none.monitor.abort("over")
-    none.until(lambda: none.monitor.verdict is not None, 3.0)
+    none.until(lambda: none.monitor.verdict is not None)
     none.ranks = [none.start("works", 0)]
     assert none.end(0)[0] == 75
