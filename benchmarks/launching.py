@@ -3,8 +3,8 @@
     python -m benchmarks.launching                 # 2 processes, 7 starts of each
 
 From the start of the command to the first optimizer step, which is when `metrics.jsonl` gets its first line: `igascale launch` by
-its deepspeed and torchrun backends, against the bare launchers starting the same `igascale train` with the same arguments. And
-`igascale --help` against a Python that only imports click and rich. Variants take turns; ratios of medians.
+its backends, against the bare launchers starting the same `igascale train` with the same arguments (`local` puts no launcher in
+between, and stands beside torchrun, the quicker one). And `igascale --help` against a Python that only imports click and rich. Variants take turns; ratios of medians.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from rich.table import Table
 
 from benchmarks import processes
 
-#: igascale's backend -> the bare command that it is measured against.
 BARE: dict[str, Callable[..., list[str]]] = {"deepspeed": processes.deepspeed, "torchrun": processes.torchrun}
+#: igascale's backend -> the bare launcher that it is measured against.
+BESIDE = {"deepspeed": "deepspeed", "torchrun": "torchrun", "local": "torchrun"}
 
 
 def prepare(folder: Path) -> Path:
@@ -73,9 +74,10 @@ def measure_starts(ranks: int, repeats: int) -> dict[str, list[float]]:
                 found.setdefault(title, []).append(seconds)
 
         for turn in range(repeats + 1):
-            for backend, bare in BARE.items():
+            for launcher, bare in BARE.items():
                 train = ["train", str(config), "--stop-after", "1"]
-                start(f"{backend}, bare", lambda out, b=bare, t=train: b(ranks, "igascale", *t, out), turn > 0)  # type: ignore[misc]
+                start(f"{launcher}, bare", lambda out, b=bare, t=train: b(ranks, "igascale", *t, out), turn > 0)  # type: ignore[misc]
+            for backend in BESIDE:
                 launch = [sys.executable, "-m", "igascale", "launch", str(config), "--stop-after", "1"]
                 launch += ["-n", str(ranks), "--backend", backend]
                 start(f"igascale launch, {backend}", lambda out, c=launch: [*c, out], turn > 0)  # type: ignore[misc]
@@ -98,14 +100,10 @@ def measure_help(repeats: int) -> dict[str, list[float]]:
 
 def ratios(starts: dict[str, list[float]], help_: dict[str, list[float]]) -> dict[str, float]:
     """Of medians."""
-    found = {
-        f"igascale launch / bare {backend}": median(starts[f"igascale launch, {backend}"])
-        / median(starts[f"{backend}, bare"])
-        for backend in BARE
-    }
-    return found | {
-        "igascale --help / import click, rich": median(help_["igascale --help"]) / median(help_["import click, rich"])
-    }
+    pairs = [(f"igascale launch, {backend}", f"{launcher}, bare") for backend, launcher in BESIDE.items()]
+    pairs.append(("igascale --help", "import click, rich"))
+    middle = {name: median(seconds) for name, seconds in (starts | help_).items()}
+    return {f"{ours} / {theirs}": middle[ours] / middle[theirs] for ours, theirs in pairs}
 
 
 def main() -> None:

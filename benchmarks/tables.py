@@ -197,8 +197,6 @@ def launching() -> str:
     rows = []
     for name, ratio in found["ratios"].items():
         ours, theirs = name.split(" / ")
-        theirs = next(key for key in seconds if key in (theirs, f"{theirs.removeprefix('bare ')}, bare"))
-        ours = next(key for key in seconds if key == ours or key == f"{ours}, {theirs.removesuffix(', bare')}")
         rows.append([ours, theirs, f"{seconds[ours]:.2f}", f"{seconds[theirs]:.2f}", f"{ratio:.2f}"])
     return markdown(["", "beside", "median s", "median s of that", "ratio"], rows)
 
