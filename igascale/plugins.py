@@ -26,7 +26,7 @@ class Plugins(Generic[T]):
         base: what all of them derive from.
         group: of the entry points under which a distribution names its own in ``pyproject.toml``:
             ``my_rule = "my_package.rules:MyRule"``.
-        key: of the configuration, where a message begins with one.
+        key: of the configuration, where a message begins with one; others begin with the sort.
     """
 
     sort: str
@@ -72,7 +72,7 @@ class Plugins(Generic[T]):
         if not colon:
             known = [*self.available(), *dict.fromkeys(entry.name for entry in self.installed())]
             hint = did_you_mean(name, known) or f"; there are {', '.join(known)}, or package.module:Class"
-            raise self._error(f"unknown {self.sort} '{name}'{hint}")
+            raise UserError(f"{self.key and f'{self.key}: '}unknown {self.sort} '{name}'{hint}")
         if "/" in module or module.endswith(".py"):
             raise self._error(f"'{name}' is a path; write {Path(module).stem}:{cls or 'Class'}")
         if not (module and cls):
@@ -107,7 +107,7 @@ class Plugins(Generic[T]):
         return fit[0]
 
     def _error(self, message: str) -> UserError:
-        return UserError(f"{self.key}: {message}" if self.key else message)
+        return UserError(f"{self.key or self.sort}: {message}")
 
 
 def distribution(entry: EntryPoint) -> str:

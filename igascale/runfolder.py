@@ -60,7 +60,7 @@ def withdraw(folder: Path) -> None:
     The alternative, to accept a folder that holds these files, would let a second run start in the folder of one that is
     still loading its model.
     """
-    names = ("config.yaml", ENVIRONMENT, STATUS, runlock.LOCK)
+    names: tuple[str, ...] = ("config.yaml", ENVIRONMENT, STATUS, runlock.LOCK)
     with _withdrawing:  # the lifeline's thread, which sees the other ranks go, may come here together with the main one
         for _ in range(10):
             ours = [
@@ -72,6 +72,7 @@ def withdraw(folder: Path) -> None:
                 return
             for path in ours:
                 path.unlink()
+            names = ()  # what has such a name from now on is another start's
             with suppress(OSError):  # the launcher has added a line meanwhile
                 if (folder / "logs").is_dir():
                     (folder / "logs").rmdir()

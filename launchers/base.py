@@ -18,8 +18,8 @@ from pathlib import Path
 
 #: What each rank runs in front of ``spec.module``; naming the interpreter makes sure that it is the one igascale is in.
 PYTHON = (sys.executable, "-u")
-#: Where Linux says which ports outgoing connections get; and what it says unless it was told otherwise.
-_OUTGOING, _OUTGOING_DEFAULT = Path("/proc/sys/net/ipv4/ip_local_port_range"), "32768 60999"
+#: Where Linux says which ports outgoing connections get; and, where it does not, those that it or macOS gives them.
+_OUTGOING, _OUTGOING_DEFAULT = Path("/proc/sys/net/ipv4/ip_local_port_range"), "32768 65535"
 
 
 @dataclass(frozen=True)

@@ -55,15 +55,18 @@ def interrupt_when_training(run: Path, *arguments: str) -> tuple[int, str]:
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        metrics, deadline = run / "metrics.jsonl", time.monotonic() + 240
-        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
-            assert process.poll() is None, process.communicate()
-            if time.monotonic() > deadline:
-                process.kill()
-                raise AssertionError(("no progress", process.communicate()))
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=240)
+        try:
+            metrics, deadline = run / "metrics.jsonl", time.monotonic() + 240
+            while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+                assert process.poll() is None, process.communicate()
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise AssertionError(("no progress", process.communicate()))
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=240)
+        finally:
+            process.kill()  # one that does not hear of the signal has no end of its own
     return process.returncode, error
 
 

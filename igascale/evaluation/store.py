@@ -150,19 +150,24 @@ def _open(folder: Path, rank: int) -> BinaryIO:
 
 def _open_and_lock(path: Path) -> BinaryIO:
     """The file of that name, ours alone. Whoever had nothing to keep removes file and folder, which may be while we open them."""
+    gone: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     for _ in range(100):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab+")
-            try:
-                _lock(file, path)
+        except (FileNotFoundError, FileExistsError) as error:  # mkdir has found a folder, and then it has not
+            gone = error
+            continue
+        try:
+            _lock(file, path)
+            with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file
-            except BaseException:
-                file.close()
-                raise
+        except BaseException:
             file.close()
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise
+        file.close()
+    raise gone
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -255,10 +256,12 @@ def test_a_process_in_the_middle_of_an_exec_is_found(tmp_path):
         assert process.wait(60) == 0
 
 
-def test_what_has_no_environment_is_not_waited_for():
+def test_what_has_no_environment_is_not_waited_for(monkeypatch):
     with subprocess.Popen(["sleep", "600"], env={}) as process:
         try:
             assert process.pid in processes.of_run("sleep")
             assert process.pid not in processes.of_run("no such marker anywhere")
+            monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=time.monotonic))  # nobody can sleep by it
+            assert processes._settled(Path(f"/proc/{process.pid}")) == (b"sleep\x00600\x00", b"")
         finally:
             process.kill()

@@ -1,5 +1,6 @@
 """Answers that are kept: under which circumstances one is used again, and what a kill leaves."""
 
+import errno
 import itertools
 import json
 import os
@@ -198,6 +199,28 @@ def test_a_file_that_its_last_process_removes_meanwhile_is_made_anew(tmp_path, m
     store.put([("k", Answered("x", 1, True), 0.1)])
     store.close()
     assert removed and AnswerStore({}, tmp_path / "answers", rank=None).get("k").answered == Answered("x", 1, True)
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_anew(tmp_path, monkeypatch):
+    folder, mkdir, removed = tmp_path / "answers", Path.mkdir, []
+    folder.mkdir()
+
+    def interrupted(path, *arguments, **options):
+        if not removed:  # the system says that it is there, and then it is not
+            removed.append(path)
+            path.rmdir()
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    AnswerStore({}, folder).put([("k", Answered("x", 1, True), 0.1)])
+    assert removed and AnswerStore({}, folder, rank=None).get("k").answered == Answered("x", 1, True)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "answers").touch()
+    with pytest.raises(UserError, match=r"cannot be written \(File exists\); choose another --out"):
+        AnswerStore({}, tmp_path / "answers")
 
 
 def test_without_an_answer_nothing_is_left(tmp_path):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +20,8 @@ class Started:
     """``igascale launch`` under way, with the processes that ever ran below it."""
 
     all: ClassVar[list[Started]] = []
+    #: Seconds for what must come. Where one test has waited in vain, the others wait less: what is broken breaks many.
+    patience: ClassVar[float] = 600.0
 
     def __init__(self, base: Path, run: Path, *arguments: str, env: dict[str, str] | None = None):
         self.run = run
@@ -40,25 +43,27 @@ class Started:
                     process.kill()
         cls.all.clear()
 
-    def wait_for_steps(self, count: int, timeout: float = 600) -> None:
+    def wait_for_steps(self, count: int) -> None:
         """Until the run has logged so many steps."""
-        deadline = time.monotonic() + timeout
-        while True:
-            ended = self.process.poll() is not None  # looked at first: its last steps are there then
-            if len(steps(self.run)) >= count:
-                return
-            assert not ended, self.process.communicate()
-            if time.monotonic() > deadline:
-                self.process.kill()
-                raise AssertionError(("no progress", self.process.communicate()))
-            self.look()
-            time.sleep(0.05)
+        self._wait_for(lambda: len(steps(self.run)) >= count, f"no step {count}")
 
-    def wait_for_log(self, rank: int, text: str, timeout: float = 600) -> None:
+    def wait_for_log(self, rank: int, text: str) -> None:
         """Until a rank's log says so."""
-        log, deadline = self.run / "logs" / f"rank-{rank:04d}.log", time.monotonic() + timeout
-        while not (log.is_file() and text in log.read_text()):
-            assert time.monotonic() < deadline, f"rank {rank} did not say '{text}'"
+        log = self.run / "logs" / f"rank-{rank:04d}.log"
+        self._wait_for(lambda: log.is_file() and text in log.read_text(), f"rank {rank} did not say '{text}'")
+
+    def _wait_for(self, holds: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + Started.patience
+        while True:
+            ended = self.process.poll() is not None  # looked at first: its last words are there then
+            if holds():
+                return
+            assert not ended, (otherwise, self.process.communicate())
+            if time.monotonic() > deadline:
+                Started.patience = 60.0
+                self.process.kill()
+                raise AssertionError((otherwise, self.process.communicate()))
+            self.look()
             time.sleep(0.05)
 
     def look(self) -> None:
@@ -81,11 +86,12 @@ class Started:
                 continue
         return found
 
-    def finish(self, timeout: float = 600) -> tuple[int, str, str]:
+    def finish(self) -> tuple[int, str, str]:
         """Status, stdout and stderr, when it has ended."""
         try:
-            out, err = self.process.communicate(timeout=timeout)
+            out, err = self.process.communicate(timeout=Started.patience)
         except subprocess.TimeoutExpired:
+            Started.patience = 60.0
             self.process.kill()
             raise
         return self.process.returncode, out, err

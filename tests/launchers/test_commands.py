@@ -41,7 +41,7 @@ def test_a_free_port_is_none_that_an_outgoing_connection_may_get(tmp_path, monke
     monkeypatch.setattr(base, "_OUTGOING", tmp_path / "range")
     assert base.free_port() not in ports
     monkeypatch.setattr(base, "_OUTGOING", tmp_path / "nowhere")
-    assert not 32768 <= base.free_port() <= 60999
+    assert base.free_port() < 32768
     for listener in taken:
         listener.close()
 

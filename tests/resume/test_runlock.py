@@ -221,6 +221,23 @@ def test_a_refused_start_takes_the_launchers_own_account_along(tmp_path, monkeyp
     assert not folder.exists()
 
 
+def test_a_start_that_begins_while_another_is_withdrawn_is_left_alone(tmp_path, monkeypatch):
+    folder, rmdir = tmp_path / "run", Path.rmdir
+    (folder / "logs").mkdir(parents=True)
+    (folder / "config.yaml").write_text("refused")
+    late = [folder / "config.yaml", folder / runlock.LOCK]
+
+    def interrupted(path):
+        while path == folder and late:
+            late.pop().write_text("of the other one")
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", interrupted)
+    runfolder.withdraw(folder)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", runlock.LOCK}
+    assert (folder / "config.yaml").read_text() == "of the other one"
+
+
 class _Alone:
     rank, world_size = 0, 1
 

@@ -107,7 +107,7 @@ def test_a_verdict_outranks_the_exception_that_it_caused(tmp_path):
 
 def test_a_file_system_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch):
     mended, over = threading.Event(), threading.Event()
-    monkeypatch.setattr(status, "conclude", lambda *arguments: mended.wait() and over.set())
+    monkeypatch.setattr(status, "conclude", lambda *arguments: (mended.wait(60), over.set()))
     status.conclude_quickly(tmp_path, "failed", "", 75, seconds=0.2)
     assert not over.is_set()
     mended.set()

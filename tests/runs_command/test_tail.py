@@ -233,8 +233,10 @@ def test_a_real_run_watched_from_another_process_through_a_kill_and_a_resume(tmp
                 time.sleep(0.05)
             with subprocess.Popen([*command, "runs", "tail", str(run), "-n", ALL], **options) as watcher:
                 try:
-                    while not (line := watcher.stdout.readline()).startswith("step 4/100000"):
-                        assert line, "the tail ended before the run"
+                    lines = []
+                    while not (lines and lines[-1].startswith("step 4/100000")):
+                        lines.append(watcher.stdout.readline())
+                        assert lines[-1] and len(lines) < 100, lines  # it ended before the run, or tells something else
                     process.kill()
                     rest = watcher.communicate(timeout=300)[0]
                 finally:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -29,7 +31,13 @@ FOREVER = ("engine.name=deepspeed", "train.max_steps=100000", "checkpoint.every=
 
 
 class RealRun:
-    """``igascale train`` on ``n`` ranks in ``folder``; use it as a context, which leaves no process behind."""
+    """``igascale train`` on ``n`` ranks in ``folder``; use it as a context, which leaves no process behind.
+
+    Attributes:
+        patience: seconds for what must come. Where one test has waited in vain, the others wait less: what is broken breaks many.
+    """
+
+    patience: ClassVar[float] = 600.0
 
     def __init__(self, launcher: str, config: Path, out: Path, *overrides: str, n: int = 2):
         self.folder, self.n = out, n
@@ -58,14 +66,28 @@ class RealRun:
                 process.kill()
         self.process.wait(60)
 
-    def find_ranks(self, seconds: float = 600) -> None:
+    def find_ranks(self) -> None:
         """Learn which process is which rank."""
-        deadline = time.monotonic() + seconds
-        while len(self.pids) < self.n:
-            self.look()
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.1)
+
+        def found() -> bool:
+            with suppress(psutil.NoSuchProcess):  # the launcher has ended, which is seen next
+                self.look()
+            return len(self.pids) == self.n
+
+        self._until(found)
+
+    def _until(self, holds: Callable[[], bool], after_its_end: bool = False) -> None:
+        """Wait for something to be so, which it is while the launcher lives, or also afterwards."""
+        deadline = time.monotonic() + RealRun.patience
+        while True:
+            ended = self.process.poll() is not None
+            if holds():
+                return
+            assert after_its_end or not ended, self.text()
+            if time.monotonic() > deadline:
+                RealRun.patience = 60.0
+                raise AssertionError((self.pids, self.text()))
+            time.sleep(0.05)
 
     def look(self) -> None:
         for process in psutil.Process(self.process.pid).children(recursive=True):
@@ -78,14 +100,10 @@ class RealRun:
             except psutil.Error:
                 continue
 
-    def until_step(self, step: int, seconds: float = 600) -> None:
+    def until_step(self, step: int) -> None:
         """Wait until so many steps are recorded."""
-        self.find_ranks(seconds)
-        deadline = time.monotonic() + seconds
-        while self.steps() < step:
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.05)
+        self.find_ranks()
+        self._until(lambda: self.steps() >= step)
         self.look()
 
     def steps(self) -> int:
@@ -96,19 +114,13 @@ class RealRun:
     def signal(self, rank: int, signum: int) -> None:
         os.kill(self.pids[rank], signum)
 
-    def until_said(self, words: str, seconds: float = 600) -> None:
+    def until_said(self, words: str) -> None:
         """Wait until the output holds these words."""
-        deadline = time.monotonic() + seconds
-        while words not in self.text():
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.05)
+        self._until(lambda: words in self.text())
 
-    def gone(self, seconds: float = 600) -> None:
+    def gone(self) -> None:
         """Wait until no rank is left."""
-        deadline = time.monotonic() + seconds
-        while any(self.alive(rank) for rank in range(self.n)):
-            assert time.monotonic() < deadline, (self.pids, self.text())
-            time.sleep(0.05)
+        self._until(lambda: not any(self.alive(rank) for rank in range(self.n)), after_its_end=True)
 
     def alive(self, rank: int) -> bool:
         try:

@@ -91,6 +91,7 @@ def test_a_broken_entry_point(tmp_path, monkeypatch, entry, message):
             tasks.find(name)
         expected = "'json:' lacks a class" if name == "json:" else message
         assert expected in str(caught.value) and "\n" not in str(caught.value)
+        assert str(caught.value).startswith("task: ")
 
 
 def test_two_offers_of_one_name(tmp_path, monkeypatch):
@@ -103,5 +104,5 @@ def test_two_offers_of_one_name(tmp_path, monkeypatch):
         info.rename(info.with_name(f"riddle_pack{version}-1.0.dist-info"))
     metadata = tmp_path / "2" / "riddle_pack2-1.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("riddle-pack", "riddle-pack2"))
-    with pytest.raises(UserError, match="several distributions offer 'riddles': riddle-pack"):
+    with pytest.raises(UserError, match=r"^task: several distributions offer 'riddles': riddle-pack"):
         tasks.find("riddles")
