@@ -115,7 +115,7 @@ def test_unknown_keys_are_named():
 def test_hook_options_by_the_hooks_own_defaults():
     plain, written = (
         config(hook={"name": "iga"}),
-        config(hook={"name": "iga", "tau": 0.5, "rank": "2R", "memory_mb": 256.0}),
+        config(hook={"name": "iga", "tau": 0.5, "rank": "2R", "memory_mb": 1024.0}),
     )
     assert changes(plain, written) == {}
     assert changes(plain, config(hook={"name": "iga", "tau": 0.6})) == {"hook.tau": "mathematics"}
